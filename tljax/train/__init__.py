@@ -1,0 +1,1 @@
+"""The pure train step and the shell around it."""

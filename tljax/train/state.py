@@ -1,0 +1,45 @@
+"""All that a training run is at one step: split into what moves and what never does."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax import trees
+from tljax.transfer import freeze
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Attributes:
+
+    step: int32 (), optimizer steps taken.
+    trainable: path -> float32 array; gradients and moments exist for these alone.
+    frozen: path -> array in the compute dtype; an argument of the step that is never differentiated.
+    opt_state: optax's state over `trainable`.
+    key: a key that never changes; what is random at a step is folded from (key, step).
+    """
+
+    step: jax.Array
+    trainable: trees.Flat
+    frozen: trees.Flat
+    opt_state: Any
+    key: jax.Array
+
+
+def create(params: Mapping[str, Any], plan: freeze.FreezePlan, optimizer: optax.GradientTransformation,
+           key: jax.Array, dtype: Any = jnp.float32) -> TrainState:  # fmt: skip
+    """The state before the first step. The arrays are copies: donating the state leaves `params` alone."""
+    trainable, frozen = freeze.split(params, plan)
+    trainable = {path: jnp.array(leaf, jnp.float32) for path, leaf in trainable.items()}
+    frozen = {path: jnp.array(leaf, dtype) for path, leaf in frozen.items()}
+    return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.init(trainable), key)
+
+
+def params_of(state: TrainState) -> trees.Tree:
+    """The whole nested parameter dict: `split` undone."""
+    return trees.unflatten(trees.join(state.trainable, state.frozen))

@@ -1,0 +1,211 @@
+"""From (path, stage) to a label: `frozen`, or a trainable group with its learning-rate factor."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from tljax import trees
+from tljax.errors import ConfigError
+
+FROZEN = "frozen"
+HEAD = "head"
+
+
+class Network(Protocol):
+    """What freezing needs to know of a network (see models/backbone.py)."""
+
+    @property
+    def stage_names(self) -> tuple[str, ...]: ...
+    def stage_of(self, path: str) -> str: ...
+    def shapes(self) -> trees.Flat: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a parameter sits: `layers_above` counts the numbered layers (layer_0, layer_1, …) over its stage."""
+
+    path: str
+    stage: str
+    layers_above: int
+    in_norm: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezePlan:
+    """What trains, and how fast.
+
+    Attributes:
+      labels: path -> "frozen" or the name of a group, for every parameter, sorted.
+      factors: group -> factor on the learning rate.
+      lowest: number of the lowest stage with a trainable parameter; every stage below runs in eval mode.
+    """
+
+    labels: dict[str, str]
+    factors: dict[str, float]
+    lowest: int
+
+    def trains(self, path: str) -> bool:
+        return self.labels[path] != FROZEN
+
+
+def _head(place: Place, k: int) -> bool:
+    return place.stage == HEAD
+
+
+def _everything(place: Place, k: int) -> bool:
+    return True
+
+
+def _last_k(place: Place, k: int) -> bool:
+    return place.layers_above < k
+
+
+def _biases(place: Place, k: int) -> bool:  # BitFit, Ben Zaken et al. 2022
+    return place.stage == HEAD or place.path.endswith("/bias")
+
+
+def _norms(place: Place, k: int) -> bool:  # Frankle et al. 2021, for batch normalisation; here every kind
+    return place.stage == HEAD or place.in_norm
+
+
+def _above_embeddings(place: Place, k: int) -> bool:
+    return place.stage != "embeddings"
+
+
+STRATEGIES: dict[str, Callable[[Place, int], bool]] = {
+    "feature_extraction": _head,
+    "full": _everything,
+    "last_k": _last_k,
+    "bitfit": _biases,
+    "norms": _norms,
+    "embeddings_frozen": _above_embeddings,
+    "scratch": _everything,  # the control: the same parameters train, from random values
+}
+
+
+def plan(network: Network, strategy: str = "full", *, k: int = 2, rules: Iterable[tuple[str, str]] = (),
+         layer_decay: float = 1.0, head_factor: float = 1.0) -> FreezePlan:  # fmt: skip
+    """Labels every parameter of a network.
+
+    Args:
+      network: anything with stages (models/backbone.py).
+      strategy: a name in `STRATEGIES`, or "custom".
+      k: `last_k` trains the k top layers and all that stands above them.
+      rules: for "custom": (pattern over whole paths, "frozen" | "body" | "head"); the first match wins.
+      layer_decay: learning-rate factor from each layer to the one below (Howard & Ruder 2018; numbered as
+        in BEiT: head, pooler and final normalisation 1, the top layer `layer_decay`, embeddings the lowest).
+      head_factor: learning-rate factor of the head.
+
+    Raises:
+      ConfigError: an unknown strategy, k beyond the layers there are, a path that no rule covers, a rule
+        that matches nothing, or nothing that trains.
+    """
+    places = _places(network)
+    layers = sum(1 for name in network.stage_names if _is_layer(name))
+    if strategy == "custom":
+        labels = trees.match(rules, [p.path for p in places], "--config.transfer.rules")
+        if odd := sorted(set(labels.values()) - {FROZEN, "body", HEAD}):
+            raise ConfigError("--config.transfer.rules", f"label {odd[0]!r}", "frozen, body or head")
+    elif strategy in STRATEGIES:
+        if strategy == "last_k" and not 1 <= k <= layers:
+            raise ConfigError("--config.transfer.k", f"{k}", f"1 to {layers}, the layers of this network")
+        trains = STRATEGIES[strategy]
+        labels = {p.path: (HEAD if p.stage == HEAD else "body") if trains(p, k) else FROZEN for p in places}
+    else:
+        raise ConfigError("--config.transfer.strategy", f"{strategy!r}", f"one of {', '.join(STRATEGIES)} or custom")
+
+    factors = {FROZEN: 0.0, "body": 1.0, HEAD: head_factor}
+    if layer_decay != 1.0:  # each stage a group of its own
+        for place in places:
+            if labels[place.path] == "body":
+                labels[place.path] = place.stage
+                factors[place.stage] = layer_decay ** _steps_down(place, layers)
+    trainable = [network.stage_names.index(p.stage) for p in places if labels[p.path] != FROZEN]
+    if not trainable:
+        raise ConfigError("--config.transfer.rules", "every parameter is frozen", "at least one that trains")
+    used = set(labels.values()) - {FROZEN}
+    return FreezePlan(labels, {name: factor for name, factor in factors.items() if name in used}, min(trainable))
+
+
+def labels(network: Network, strategy: str = "full", **options: Any) -> trees.Tree:
+    """The label of every parameter, as a tree of the same structure as the parameters (for optax.partition)."""
+    return trees.unflatten(plan(network, strategy, **options).labels)
+
+
+def mask(network: Network, strategy: str = "full", **options: Any) -> trees.Tree:
+    """True for every parameter that trains, as a tree of the same structure as the parameters.
+
+    Mind that optax.masked(tx, mask) passes the raw gradient of the others on as their update:
+    use optax.partition with `labels`, or take the gradient with respect to the trainable part alone.
+    """
+    chosen = plan(network, strategy, **options)
+    return trees.unflatten({path: chosen.trains(path) for path in chosen.labels})
+
+
+def split(params: Mapping[str, Any], plan: FreezePlan) -> tuple[trees.Flat, trees.Flat]:
+    """Nested parameters -> (trainable, frozen), both flat. `trees.join` of the two is the inverse."""
+    return trees.partition(trees.flatten(params), plan.trains)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One stage in the freeze table; `factor` is the range of learning-rate factors, empty if frozen."""
+
+    stage: str
+    parameters: int
+    trainable: int
+    factor: str
+    mode: str
+
+
+def table(network: Network, plan: FreezePlan) -> list[Row]:
+    """One row for each stage, bottom to top, and the total."""
+    shapes = network.shapes()
+    rows = []
+    for index, stage in enumerate(network.stage_names):
+        own = {path: leaf for path, leaf in shapes.items() if network.stage_of(path) == stage}
+        moving = {path: leaf for path, leaf in own.items() if plan.trains(path)}
+        rates = sorted({plan.factors[plan.labels[path]] for path in moving})
+        factor = "–".join(f"{rate:.3g}" for rate in dict.fromkeys([*rates[:1], *rates[-1:]]))
+        mode = "train" if index >= plan.lowest else "eval"
+        rows.append(Row(stage, trees.count(own), trees.count(moving), factor, mode))
+    rows.append(Row("total", sum(r.parameters for r in rows), sum(r.trainable for r in rows), "", ""))
+    return rows
+
+
+def render(rows: list[Row]) -> str:
+    """The freeze table as text."""
+    lines = [f"{'stage':<12}{'parameters':>13}{'trainable':>13}  {'rate factor':<12}{'mode':<6}"]
+    for row in rows:
+        shown = f"{row.trainable:,}" if row.trainable else "frozen" if row.parameters else "–"
+        lines.append(f"{row.stage:<12}{row.parameters:>13,}{shown:>13}  {row.factor:<12}{row.mode:<6}".rstrip())
+    total = rows[-1]
+    lines.append(f"{100 * total.trainable / total.parameters:.2f} % of the parameters train")
+    return "\n".join(lines)
+
+
+def _is_layer(stage: str) -> bool:
+    return re.fullmatch(r".*_\d+", stage) is not None
+
+
+def _steps_down(place: Place, layers: int) -> int:
+    """How many times the layer decay applies: 0 above all layers, 1 in the top layer, layers + 1 below all."""
+    if _is_layer(place.stage):
+        return place.layers_above + 1
+    return 0 if place.layers_above == 0 else layers + 1
+
+
+def _places(network: Network) -> list[Place]:
+    """Every parameter with its stage. A module that owns a `scale` is a normalisation."""
+    paths = sorted(network.shapes())
+    norms = {path.removesuffix("/scale") for path in paths if path.endswith("/scale")}
+    above, layers_above = {}, 0
+    for name in reversed(network.stage_names):
+        above[name] = layers_above
+        layers_above += _is_layer(name)
+    places = []
+    for path in paths:
+        stage = network.stage_of(path)
+        places.append(Place(path, stage, above[stage], path.rpartition("/")[0] in norms))
+    return places
