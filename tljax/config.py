@@ -92,6 +92,7 @@ class TransferConfig:
     head_factor: float = setting(1.0, "learning-rate factor of the head", check=number(0, 1e4, above=True))
     l2sp: float = setting(0.0, "rate of decay towards the pretrained weights, in place of weight decay on the body",
                           check=number(0, 1))  # fmt: skip
+    beside: str = setting("", "strategies, joined by '|', trained on the same data for comparison, in workdir/beside/")
 
 
 @dataclasses.dataclass

@@ -33,10 +33,10 @@ class TrainState:
 
 def create(params: Mapping[str, Any], plan: freeze.FreezePlan, optimizer: optax.GradientTransformation,
            key: jax.Array, dtype: Any = jnp.float32) -> TrainState:  # fmt: skip
-    """The state before the first step. The arrays are copies: donating the state leaves `params` alone."""
+    """The state before the first step. What trains is copied, because steps donate it; what is frozen is not."""
     trainable, frozen = freeze.split(params, plan)
     trainable = {path: jnp.array(leaf, jnp.float32) for path, leaf in trainable.items()}
-    frozen = {path: jnp.array(leaf, dtype) for path, leaf in frozen.items()}
+    frozen = {path: jnp.asarray(leaf, dtype) for path, leaf in frozen.items()}
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, optimizer.init(trainable), key)
 
 

@@ -1,5 +1,6 @@
 """One train step and one evaluation step, pure and compiled. B rows in a batch, C classes."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,12 +10,35 @@ import optax
 
 from tljax import trees
 from tljax.models import Backbone
-from tljax.train.state import TrainState, params_of
+from tljax.train.state import TrainState
 from tljax.transfer.freeze import FreezePlan
 
 Batch = dict[str, Any]  # inputs: dict of arrays (B, …); labels: int32 (B,); weights: float32 (B,), 0 = padding
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Moving = tuple[jax.Array, trees.Flat, Any, jax.Array]  # step, trainable, opt_state, key
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A compiled step. What moves is donated: the state that goes in must not be used again.
+
+    The frozen part is not, so it may be the model's own arrays, held once.
+    """
+
+    jitted: Any  # (moving, frozen, batch) -> (moving, metrics)
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        moving, metrics = self.jitted(_moving(state), state.frozen, batch)
+        step, trainable, opt_state, key = moving
+        return TrainState(step, trainable, state.frozen, opt_state, key), metrics
+
+    def lower(self, state: TrainState, batch: Batch) -> Any:
+        """The lowered computation, for its cost and its memory."""
+        return self.jitted.lower(_moving(state), state.frozen, batch)
+
+
+def _moving(state: TrainState) -> Moving:
+    return state.step, state.trainable, state.opt_state, state.key
 
 
 def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -24,21 +48,23 @@ def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array, smoothing: float = 
     return -(1.0 - smoothing) * true_B - smoothing * log_p_BC.mean(-1)
 
 
-def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.GradientTransformation, *,
-                    smoothing: float = 0.0, class_weights: Sequence[float] | None = None,
-                    accumulate: int = 1) -> TrainStep:  # fmt: skip
-    """Compiles (state, batch) -> (state, metrics); the state that goes in is donated and gone.
+def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.GradientTransformation,
+                    rate: optax.Schedule, *, smoothing: float = 0.0,
+                    class_weights: Sequence[float] | None = None, accumulate: int = 1) -> TrainStep:  # fmt: skip
+    """Compiles (state, batch) -> (state, metrics).
 
     Stages below the lowest trainable one run forward only, in eval mode, outside of the differentiated
     function, so no residual of theirs is kept and the backward pass ends where training begins.
 
     Args:
+      rate: the schedule that `optimizer` follows, for the log.
       accumulate: micro-batches that the batch is cut into. The loss of each is divided by the weight of the
         whole batch, so that their gradients add up to the batch's own however rows are masked.
       class_weights: (C,) factors on the rows of each class.
 
     Returns a step whose metrics are loss, weight (of the rows), grad_norm (before clipping, trainables
-    alone) and finite. Where the loss or the gradient is not finite the update is not applied.
+    alone), learning_rate, finite and first_bad (number of the first parameter, by sorted path, whose gradient
+    is not finite). Where the loss or the gradient is not finite the update is not applied.
     """
     table_C = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
@@ -50,48 +76,51 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
     def below(frozen: trees.Flat, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return backbone.run(trees.unflatten(frozen), inputs, 0, plan.lowest)
 
-    def gradient(state: TrainState, batch: Batch) -> tuple[jax.Array, trees.Flat]:
-        key = jax.random.fold_in(state.key, state.step)
+    def gradient(moving: Moving, frozen: trees.Flat, batch: Batch) -> tuple[jax.Array, trees.Flat]:
+        count, trainable, _, root = moving
+        key = jax.random.fold_in(root, count)
         if accumulate == 1:
-            reached = {**batch, "inputs": below(state.frozen, batch["inputs"])}
-            return jax.value_and_grad(loss_of)(state.trainable, state.frozen, reached, key)
+            reached = {**batch, "inputs": below(frozen, batch["inputs"])}
+            return jax.value_and_grad(loss_of)(trainable, frozen, reached, key)
 
         def one(total: Any, item: tuple[jax.Array, Batch]) -> tuple[Any, None]:
             index, micro = item
-            reached = {**micro, "inputs": below(state.frozen, micro["inputs"])}
-            part = jax.value_and_grad(loss_of)(state.trainable, state.frozen, reached, jax.random.fold_in(key, index))
+            reached = {**micro, "inputs": below(frozen, micro["inputs"])}
+            part = jax.value_and_grad(loss_of)(trainable, frozen, reached, jax.random.fold_in(key, index))
             return jax.tree.map(jnp.add, total, part), None
 
         micros = jax.tree.map(lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), batch)
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.trainable))
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
         return jax.lax.scan(one, zero, (jnp.arange(accumulate), micros))[0]
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(moving: Moving, frozen: trees.Flat, batch: Batch) -> tuple[Moving, Metrics]:
+        count, trainable, opt_state, key = moving
         weights = batch["weights"] if table_C is None else batch["weights"] * table_C[batch["labels"]]
         total = weights.sum()
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
-        loss, grads = gradient(state, scaled)
+        loss, grads = gradient(moving, frozen, scaled)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        first_bad = jnp.argmin(jnp.stack([jnp.isfinite(jnp.square(grads[path]).sum()) for path in sorted(grads)]))
 
         def move() -> tuple[trees.Flat, Any]:
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-            return optax.apply_updates(state.trainable, updates), opt_state
+            updates, moments = optimizer.update(grads, opt_state, trainable)
+            return optax.apply_updates(trainable, updates), moments
 
         # A branch, not a select for each leaf: selects keep the old moments alive and double the update's time.
-        trainable, opt_state = jax.lax.cond(finite, move, lambda: (state.trainable, state.opt_state))
-        metrics = {"loss": loss, "weight": total, "grad_norm": norm, "finite": finite}
-        return TrainState(state.step + 1, trainable, state.frozen, opt_state, state.key), metrics
+        moved, moments = jax.lax.cond(finite, move, lambda: (trainable, opt_state))
+        metrics = {"loss": loss, "weight": total, "grad_norm": norm, "finite": finite, "first_bad": first_bad,
+                   "learning_rate": jnp.asarray(rate(count), jnp.float32)}  # fmt: skip
+        return (count + 1, moved, moments, key), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return TrainStep(jax.jit(step, donate_argnums=0))
 
 
-def make_eval_step(backbone: Backbone) -> Callable[[TrainState, Batch], jax.Array]:
-    """Compiles (state, batch) -> probabilities (B, C) float32, in eval mode."""
+def make_eval_step(backbone: Backbone) -> Callable[[trees.Tree, dict[str, Any]], jax.Array]:
+    """Compiles (nested params, inputs) -> probabilities (B, C) float32, in eval mode."""
 
     @jax.jit
-    def step(state: TrainState, batch: Batch) -> jax.Array:
-        x = backbone.run(params_of(state), batch["inputs"])
-        return jax.nn.softmax(x["logits"], axis=-1)
+    def step(params: trees.Tree, inputs: dict[str, Any]) -> jax.Array:
+        return jax.nn.softmax(backbone.run(params, inputs)["logits"], axis=-1)
 
     return step

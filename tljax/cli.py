@@ -1,0 +1,184 @@
+"""The command line: tljax train | eval | predict | export | show."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tljax.errors import ConfigError, TljaxError
+
+if TYPE_CHECKING:
+    from absl import flags
+
+USAGE = """\
+usage: tljax COMMAND [--flag=value …]
+
+  train    --config=FILE --workdir=DIR [--config.a.b=value …]
+                                          train, evaluate, export; the same command again goes on
+  eval     --workdir=DIR [--data=FILE]    score the model on its test set, or on another file
+  predict  --workdir=DIR --input=FILE --output=FILE.csv
+                                          label, probability and runner-up of each input
+  export   --workdir=DIR --output=DIR [--format=hf|stablehlo]
+  show     REF [--strategy=NAME] [--k=N]  family, parameters by stage, freeze table of a checkpoint
+
+tljax train --help lists every setting. Exit codes: 0 done, 64 bad configuration, 65 bad data, 66 bad weights
+or checkpoint, 70 diverged or out of memory, 74 cannot write, 75 stopped by a signal and saved, 1 a bug.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            raise ConfigError(f"tljax {name}", "no such command", f"one of {', '.join(COMMANDS)}",
+                              f"did you mean {near[0]!r}?" if near else "")  # fmt: skip
+        COMMANDS[name](rest)
+    except TljaxError as error:
+        print(f"tljax: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("tljax: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(arguments: list[str]) -> None:
+    from tljax import config as settings
+
+    if "--help" in arguments:
+        print("usage: tljax train --config=FILE --workdir=DIR [--config.a.b=value …]\n\n" + settings.help_text())
+        return
+    values = _parse("train", arguments, {"workdir": None}, config=True)
+    config = settings.validate(values["config"].value)
+    _quiet()
+    from tljax.run import beside
+
+    results = beside.train_all(config, Path(values["workdir"].value))
+    print("\n" + beside.render(results))
+    if sentence := beside.verdict(results):
+        print(f"\n{sentence}")
+    workdir = values["workdir"].value
+    print(f"\nmodel    {results[0].model}\nreport   {workdir}/report.html\npicture  {workdir}/confusion.png\nnext     "
+          f"tljax predict --workdir={workdir} --input=FILE --output=predictions.csv")  # fmt: skip
+
+
+def _eval(arguments: list[str]) -> None:
+    values = _parse("eval", arguments, {"workdir": None, "data": ""})
+    _quiet()
+    from tljax.evaluate import metrics
+    from tljax.run import predict
+
+    scores, source = predict.evaluate(Path(values["workdir"].value), values["data"].value)
+    print(metrics.table(scores))
+    print(f"\n{source}: accuracy {metrics.shown(scores.accuracy)}, macro-F1 {metrics.shown(scores.macro_f1)}, "
+          f"loss {metrics.shown(scores.loss)}, {scores.n:,} examples")  # fmt: skip
+
+
+def _predict(arguments: list[str]) -> None:
+    values = _parse("predict", arguments, {"workdir": None, "input": None, "output": None})
+    _quiet()
+    from tljax.run import predict
+
+    count = predict.predict(Path(values["workdir"].value), values["input"].value, Path(values["output"].value))
+    print(f"{count:,} predictions in {values['output'].value}")
+
+
+def _export(arguments: list[str]) -> None:
+    values = _parse("export", arguments, {"workdir": None, "output": None, "format": "hf"})
+    _quiet()
+    from tljax.run import export
+
+    output = Path(values["output"].value)
+    export.export(Path(values["workdir"].value), output, values["format"].value)
+    print(f"model in {output}")
+
+
+def _show(arguments: list[str]) -> None:
+    values = _parse("show", arguments, {"strategy": "full", "k": "2", "revision": ""}, positional="REF")
+    if not values["k"].value.isdigit():
+        raise ConfigError("--k", f"{values['k'].value!r}", "a whole number")
+    _quiet()
+    from tljax.run import show
+
+    print(show.show(values["REF"], values["strategy"].value, int(values["k"].value), values["revision"].value))
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "eval": _eval,
+    "predict": _predict,
+    "export": _export,
+    "show": _show,
+}
+
+
+def _parse(command: str, arguments: list[str], names: dict[str, str | None], config: bool = False,
+           positional: str = "") -> dict[str, Any]:  # fmt: skip
+    """Reads absl flags; `names` gives defaults, None where the flag must be given."""
+    from absl import flags
+
+    values = flags.FlagValues()
+    for name, default in names.items():
+        flags.DEFINE_string(name, default, "", flag_values=values)
+    if config:
+        _define_config(arguments, values)
+    try:
+        left = values([command, *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = [*names, *(["config"] if config else [])]
+        raise ConfigError(f"--{error.flagname}", "no such flag", f"one of {', '.join('--' + n for n in known)}") from None
+    except flags.Error as error:
+        raise ConfigError(f"tljax {command}", str(error).splitlines()[0].rstrip(".")) from None
+    except KeyError as error:
+        raise _unknown_setting(arguments, error) from None
+    if missing := [name for name, default in names.items() if default is None and not values[name].value]:
+        raise ConfigError(f"tljax {command}", f"no --{missing[0]}", f"--{missing[0]}=…", "see tljax --help")
+    if len(left) != bool(positional):
+        found = repr(left[0]) if left and not positional else f"{len(left)} of {positional}" if positional else left[0]
+        raise ConfigError(f"tljax {command}", f"found {found}", f"one {positional}" if positional else "flags alone")
+    return {**{name: values[name] for name in [*names, *(["config"] if config else [])]}, positional: left[:1] and left[0]}
+
+
+def _define_config(arguments: list[str], values: "flags.FlagValues") -> None:
+    from ml_collections import config_flags
+
+    path = next((a.removeprefix("--config=") for a in arguments if a.startswith("--config=")), "")
+    if not path:
+        raise ConfigError("tljax train", "no --config", "--config=configs/<name>.py", "see configs/ for examples")
+    if not os.path.isfile(path.split(":")[0]):
+        folder, name = os.path.split(path)
+        there = [f for f in sorted(os.listdir(folder or ".")) if f.endswith(".py")] if os.path.isdir(folder or ".") else []
+        near = difflib.get_close_matches(name, there, 1)
+        raise ConfigError("--config", f"there is no file {path!r}", "a Python file with get_config()",
+                          f"did you mean {os.path.join(folder, near[0])}?" if near else "")  # fmt: skip
+    config_flags.DEFINE_config_file("config", flag_values=values)
+
+
+def _unknown_setting(arguments: list[str], error: KeyError) -> ConfigError:
+    """Which of the arguments names a setting that does not exist, and the nearest that do."""
+    from tljax import config as settings
+
+    known = {name for name, _, _ in settings.settings(settings.Config())}
+    given = [a.removeprefix("--").partition("=")[0] for a in arguments if a.startswith("--config.")]
+    unknown = [name for name in given if name not in known]
+    if not unknown:
+        return ConfigError("--config", str(error.args[0]) if error.args else "cannot be read")
+    return ConfigError(f"--{unknown[0]}", "no such setting", settings.nearest(unknown[0].removeprefix("config.")))
+
+
+def _quiet() -> None:
+    """Settings of the environment that must stand before JAX is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on CPU features
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""A run, the strategies to compare it with on the same data, and what the transfer bought in one sentence."""
+
+import dataclasses
+from pathlib import Path
+
+from tljax.config import Config, validate
+from tljax.evaluate.metrics import interval, shown
+from tljax.run.train import Result, Say, train
+
+
+def train_all(config: Config, path: Path, say: Say = print) -> list[Result]:
+    """Trains the config's strategy, then each of `transfer.beside` in workdir/beside/<strategy>.
+
+    All of them share data, seed, batch size, epochs and rates: what differs is what trains, and for
+    "scratch" where it starts. Each goes on where it was stopped, as `train` does.
+    """
+    names = [name.strip() for name in config.transfer.beside.split("|") if name.strip()]
+    others = [
+        dataclasses.replace(config, transfer=dataclasses.replace(config.transfer, strategy=name, beside="", l2sp=0.0))
+        for name in names
+    ]
+    for one in (config, *others):  # all are checked before the first one starts
+        validate(one)
+    results = [train(config, path, say)]
+    for name, other in zip(names, others, strict=True):
+        say(f"\n— beside it: {name} —")
+        results.append(train(other, path / "beside" / name, say))
+    return results
+
+
+def render(results: list[Result]) -> str:
+    """The results as a table, with the 95 % interval that the number of examples leaves (Wilson 1927)."""
+    lines = [f"{'strategy':<42}{'accuracy':>9}  {'95 % interval':<16}{'macro-F1':>9}{'seconds':>9}"]
+    for r in results:
+        low, high = interval(r.scores.accuracy or 0.0, r.scores.n)
+        lines.append(f"{r.strategy:<42}{shown(r.scores.accuracy):>9}  {low:.3f} … {high:.3f}  "
+                     f"{shown(r.scores.macro_f1):>8}{r.seconds:>9.0f}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def verdict(results: list[Result]) -> str:
+    """What the pretrained weights bought over random ones; empty where no run from scratch stands beside.
+
+    One seed each, so it claims no more than the interval of the test set allows.
+    """
+    scratch = next((r for r in results if r.strategy.startswith("scratch")), None)
+    rest = [r for r in results if r is not scratch]
+    if scratch is None or not rest:
+        return ""
+    best = max(rest, key=lambda r: r.scores.accuracy or 0.0)
+    a, b = best.scores.accuracy or 0.0, scratch.scores.accuracy or 0.0
+    found = f"{best.strategy} {a:.3f} against {b:.3f} from scratch, on the same {best.split} examples"
+    if interval(a, best.scores.n)[0] > interval(b, scratch.scores.n)[1]:
+        return f"Transfer pays here: {found}, {100 * (a - b):+.0f} points."
+    if interval(a, best.scores.n)[1] < interval(b, scratch.scores.n)[0]:
+        return f"Negative transfer: {found}. Train from scratch, or take another checkpoint."
+    return f"No difference found: {found}; the intervals overlap."

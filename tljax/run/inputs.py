@@ -1,0 +1,111 @@
+"""From a config's sources to examples: records, classes, splits, and the feed of training batches."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tljax.config import Config
+from tljax.data import batching, pipeline, sources, text
+from tljax.data.images import ImageExamples
+from tljax.data.preprocess import Preprocess
+from tljax.data.records import Records
+from tljax.errors import DataError
+from tljax.weights.load import Model
+
+Examples = text.TextExamples | ImageExamples
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """The records of a run; validation and test are None where there are none."""
+
+    train: Records
+    validation: Records | None
+    test: Records | None
+    classes: tuple[str, ...]
+
+    def splits(self) -> dict[str, Records]:
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: records for name, records in named.items() if records is not None}
+
+
+def read(config: Config) -> Tables:
+    """Reads every source of a config and holds out the validation share if that is asked for.
+
+    Raises:
+      DataError: see `sources.read_records`; one class only; a class of the test set that train has not.
+    """
+    data = config.data
+    train = sources.read_records(data.train, data, config.task)
+    validation = sources.read_records(data.validation, data, config.task) if data.validation else None
+    test = sources.read_records(data.test, data, config.task) if data.test else None
+    classes = sources.classes_of(train)
+    if len(classes) < 2:
+        raise DataError(train.name, f"one class only ({classes[0]!r})", "at least two",
+                        "look at --config.data.label_column")  # fmt: skip
+    for other in (validation, test):
+        if other is not None:
+            sources.label_ids(other, classes)
+    if validation is None and data.validation_fraction:
+        train, validation = hold_out(train, data.validation_fraction, config.seed)
+    return Tables(train, validation, test, classes)
+
+
+def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
+    """Splits off `fraction` of every class, at random; a class of one example stays in the first part."""
+    labels = np.asarray(records.labels)
+    order = batching.permutation(seed, 0, len(labels), purpose=3)
+    held: list[int] = []
+    for name in sorted(set(records.labels or ())):
+        own = order[labels[order] == name]
+        held += own[: min(max(round(fraction * len(own)), 1), len(own) - 1)].tolist()
+    if not held:
+        raise DataError(records.name, f"{len(labels)} examples leave none to hold out", "two of a class at least",
+                        "give --config.data.validation, or --config.data.validation_fraction=0")  # fmt: skip
+    out = set(held)
+    return records.take(i for i in range(len(labels)) if i not in out), records.take(sorted(held))
+
+
+def make_examples(records: Records, model: Model, config: Config, classes: Sequence[str] | None) -> Examples:
+    """Records -> examples as this model takes them; with `classes`, labelled."""
+    labels = None if classes is None else sources.label_ids(records, tuple(classes))
+    if config.task == "text":
+        tokenizer = text.load_tokenizer(model.folder)
+        text.check_vocabulary(tokenizer.vocab_size, model.config.get("vocab_size", tokenizer.vocab_size))
+        longest = min(config.data.max_length, model.config.get("max_position_embeddings", config.data.max_length))
+        inputs: Any = records.inputs
+        return text.TextExamples(tokenizer.encode(inputs, longest), labels, records.where, tokenizer.pad_id)
+    preprocess = Preprocess.from_folder(model.folder, model.config["image_size"], config.data)
+    images: Any = records.inputs
+    return ImageExamples(images, labels, records.where, preprocess)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFeed:
+    """Batches of the training examples, as the loop asks for them (train/loop.py)."""
+
+    examples: Examples
+    batch_size: int
+    buckets: tuple[int, ...]
+    seed: int
+    threads: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
+
+    def batches(self, epoch: int, start: int) -> Iterator[dict[str, Any]]:
+        plans = batching.plan(self.seed, epoch, len(self.examples), self.examples.lengths, self.batch_size, self.buckets)
+        return pipeline.batches(self.examples, plans, self.batch_size, batching.epoch_seed(self.seed, epoch), start,
+                                self.threads)  # fmt: skip
+
+    def describe(self, rows: Sequence[int]) -> str:
+        return "; ".join(self.examples.where(int(row)) for row in rows)
+
+
+def class_weights(labels: np.ndarray, classes: int) -> list[float]:
+    """n / (classes * n_c) for each class, so that the rows of each class weigh the same together."""
+    counts = np.bincount(labels, minlength=classes)
+    return (len(labels) / (classes * np.maximum(counts, 1))).tolist()

@@ -1,0 +1,82 @@
+"""`tljax predict` and `tljax eval`: from an exported model and a file to labels and scores."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tljax.config import Config
+from tljax.data import sources
+from tljax.errors import DataError, WriteError
+from tljax.evaluate import metrics
+from tljax.evaluate.predict import probabilities
+from tljax.run import inputs, progress
+from tljax.run.workdir import read_config
+from tljax.train.step import make_eval_step
+from tljax.weights.load import Model, load_pretrained
+
+CHUNK = 4096  # inputs decided at a time, so that a large file needs little memory
+COLUMNS = ("label", "probability", "runner_up", "runner_up_probability")
+
+
+def open_model(path: Path) -> tuple[Model, Config]:
+    """The exported model of a finished workdir, and its settings."""
+    _, config = read_config(path)
+    if not (path / "model" / "config.json").is_file():
+        raise DataError(str(path), "no model/ yet", "a finished workdir", "run tljax train on it to the end")
+    return load_pretrained(str(path / "model")), config
+
+
+def predict(path: Path, source: str, output: Path) -> int:
+    """Writes one row for each input, in input order: input, label, probability and the runner-up. Gives their number.
+
+    Args:
+      path: a finished workdir.
+      source: as `--config.data.train`; labels are not needed.
+      output: a CSV file; it appears when it is whole.
+
+    Raises:
+      DataError, WriteError.
+    """
+    model, config = open_model(path)
+    records = sources.read_records(source, config.data, config.task, labelled=False)
+    step = make_eval_step(model.backbone)
+    partial = output.with_name(f".{output.name}.partial")
+    column = config.data.text_column if config.task == "text" else config.data.image_column
+    try:
+        with open(partial, "w", newline="", encoding="utf-8") as file, progress.bar("predicting", len(records)) as bar:
+            writer = csv.writer(file)
+            writer.writerow([column, *COLUMNS])
+            for start in range(0, len(records), CHUNK):
+                part = records.take(range(start, min(start + CHUNK, len(records))))
+                examples = inputs.make_examples(part, model, config, None)
+                probs = probabilities(step, model.params, examples, config.train.eval_batch_size, config.data.threads,
+                                      bar.update)  # fmt: skip
+                for value, row in zip(part.inputs, probs, strict=True):
+                    writer.writerow([value if isinstance(value, str) else value.name, *_verdict(row, model.labels)])
+        os.replace(partial, output)
+    except OSError as error:
+        raise WriteError(str(output), f"cannot be written ({error.strerror})", fix="take another --output") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(records)
+
+
+def _verdict(probs: np.ndarray, labels: tuple[str, ...]) -> list[str]:
+    first, second = np.argsort(-probs, kind="stable")[:2]
+    return [labels[first], f"{probs[first]:.4f}", labels[second], f"{probs[second]:.4f}"]
+
+
+def evaluate(path: Path, source: str = "") -> tuple[metrics.Scores, str]:
+    """Scores of a finished workdir's model on its own test split, or on another source; and that source's name."""
+    model, config = open_model(path)
+    source = source or config.data.test or config.data.validation
+    if not source:
+        raise DataError(str(path), "its config names no test data", "a labelled file", "give one with --data=FILE")
+    records = sources.read_records(source, config.data, config.task)
+    examples = inputs.make_examples(records, model, config, model.labels)
+    with progress.bar("evaluating", len(examples)) as bar:
+        probs = probabilities(make_eval_step(model.backbone), model.params, examples, config.train.eval_batch_size,
+                              config.data.threads, bar.update)  # fmt: skip
+    return metrics.classification(np.asarray(examples.labels), probs, model.labels), source

@@ -1,0 +1,159 @@
+"""The loop: epochs of steps, an evaluation after each, checkpoints between, and a stop that loses nothing."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from tljax.config import TrainConfig
+from tljax.errors import DivergedError, StoppedError
+from tljax.train.checkpoint import Checkpoints
+from tljax.train.state import TrainState
+from tljax.train.step import Batch, TrainStep
+
+Scores = dict[str, Any]
+LOWER_IS_BETTER = {"loss"}
+
+
+class Feed(Protocol):
+    """Training data: the same batches for the same (epoch, start), on any machine."""
+
+    steps_per_epoch: int
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]: ...
+    def describe(self, rows: Sequence[int]) -> str: ...
+
+
+class Bar(Protocol):
+    """What shows the progress of a long run to a person."""
+
+    def update(self, examples: int) -> None: ...
+    def show(self, text: str) -> None: ...
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the loop remembers besides the state; it is saved with every checkpoint.
+
+    Attributes:
+      history: the validation scores after each epoch.
+      best_step, best_score: the step whose score was the best so far.
+    """
+
+    history: list[Scores] = dataclasses.field(default_factory=list)
+    best_step: int | None = None
+    best_score: float | None = None
+
+    def add(self, scores: Scores, step: int, metric: str) -> None:
+        self.history.append(scores)
+        score = scores.get(metric)
+        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+        if score is not None and (self.best_score is None or sign * score > sign * self.best_score):
+            self.best_score, self.best_step = score, step
+
+    def epochs_since_best(self, metric: str) -> int:
+        scores = [s.get(metric) for s in self.history]
+        return len(scores) - 1 - scores.index(self.best_score) if self.best_score in scores else 0
+
+
+def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[TrainState], Scores],
+        checkpoints: Checkpoints, settings: TrainConfig, progress: Progress, *, log: Callable[[dict[str, Any]], None],
+        bar: Bar, stopping: Callable[[], bool]) -> tuple[TrainState, Progress]:  # fmt: skip
+    """Trains from wherever `state` stands to the end, and returns the last state and the progress.
+
+    All resume state is the step number: epoch and position follow from it, and each batch is a function of
+    (seed, epoch, position). The device is not waited for except every `log_every_steps`, at saves and at
+    evaluations, and no state is saved before every loss up to it was seen to be finite.
+
+    Args:
+      stopping: whether a signal asked to stop; looked at after every step.
+
+    Raises:
+      StoppedError: stopped and saved.
+      DivergedError: a loss or gradient was not finite; nothing was saved since.
+    """
+    done = int(state.step)
+    window = _Window(feed, log, bar, done, sorted(state.trainable))
+    while True:
+        epoch, offset = divmod(done, feed.steps_per_epoch)
+        if offset == 0 and epoch > len(progress.history):
+            progress.add(evaluate(state), done, settings.best_metric)
+            log({"kind": "evaluation", "step": done, "epoch": epoch, **progress.history[-1]})
+            checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
+        if stopping():
+            checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
+            raise StoppedError("signal", f"stopped after step {done} and saved",
+                               fix="run the same command again to go on")  # fmt: skip
+        patience_over = settings.patience and progress.epochs_since_best(settings.best_metric) >= settings.patience
+        if epoch >= settings.epochs or patience_over:
+            return state, progress
+        batches = _ahead(feed.batches(epoch, offset))
+        for batch in batches:
+            rows = batch.pop("rows")
+            state, metrics = step(state, batch)
+            done += 1
+            window.add(done, rows, metrics)
+            saving = done % settings.save_every_steps == 0
+            ending = done % feed.steps_per_epoch == 0
+            if saving or ending or stopping() or done % settings.log_every_steps == 0:
+                window.flush()
+            if saving and not ending:
+                checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
+            if stopping():
+                break
+        batches.close()
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Sends each batch to the device one step before it is needed; `rows` stay on the host."""
+    waiting: Batch | None = None
+    for batch in batches:
+        rows = batch.pop("rows")
+        sent = {**jax.device_put(batch), "rows": rows}
+        if waiting is not None:
+            yield waiting
+        waiting = sent
+    if waiting is not None:
+        yield waiting
+
+
+class _Window:
+    """Metrics of the steps since the last look at the device."""
+
+    def __init__(self, feed: Feed, log: Callable[[dict[str, Any]], None], bar: Bar, done: int, paths: list[str]):
+        self.feed, self.log, self.bar, self.paths = feed, log, bar, paths
+        self.steps: list[tuple[int, np.ndarray, Any]] = []
+        self.since = time.perf_counter()
+
+    def add(self, step: int, rows: np.ndarray, metrics: Any) -> None:
+        self.steps.append((step, rows, metrics))
+
+    def flush(self) -> None:
+        """Waits for the device, checks every step, writes one line."""
+        if not self.steps:
+            return
+        fetched = jax.device_get([metrics for _, _, metrics in self.steps])
+        for (step, rows, _), metrics in zip(self.steps, fetched, strict=True):
+            if not metrics["finite"]:
+                self._diverged(step, rows, metrics)
+        weights = np.asarray([m["weight"] for m in fetched])
+        loss = float(np.dot([m["loss"] for m in fetched], weights) / weights.sum())
+        examples = sum(int((rows >= 0).sum()) for _, rows, _ in self.steps)
+        now = time.perf_counter()
+        rate = examples / (now - self.since)
+        last = self.steps[-1][0]
+        self.log({"kind": "train", "step": last, "loss": loss, "grad_norm": float(fetched[-1]["grad_norm"]),
+                  "learning_rate": float(fetched[-1]["learning_rate"]), "examples_per_s": round(rate, 1)})  # fmt: skip
+        self.bar.update(examples)
+        self.bar.show(f"loss {loss:.3f}")
+        self.steps, self.since = [], now
+
+    def _diverged(self, step: int, rows: np.ndarray, metrics: Any) -> None:
+        what = f"the loss is {metrics['loss']}" if not np.isfinite(metrics["loss"]) else "the gradient is not finite"
+        raise DivergedError(
+            f"step {step}", f"{what}; first non-finite gradient: {self.paths[int(metrics['first_bad'])]}",
+            "finite numbers", "lower --config.optim.learning_rate or look at the examples; the update was not applied "
+            "and the last checkpoint is as it was", details=[f"examples: {self.feed.describe(rows[rows >= 0])}"])  # fmt: skip
