@@ -134,7 +134,9 @@ def _parse(command: str, arguments: list[str], names: dict[str, str | None], con
         left = values([command, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         known = [*names, *(["config"] if config else [])]
-        raise ConfigError(f"--{error.flagname}", "no such flag", f"one of {', '.join('--' + n for n in known)}") from None
+        raise ConfigError(
+            f"--{error.flagname}", "no such flag", f"one of {', '.join('--' + n for n in known)}"
+        ) from None
     except flags.Error as error:
         raise ConfigError(f"tljax {command}", str(error).splitlines()[0].rstrip(".")) from None
     except KeyError as error:
@@ -144,7 +146,10 @@ def _parse(command: str, arguments: list[str], names: dict[str, str | None], con
     if len(left) != bool(positional):
         found = repr(left[0]) if left and not positional else f"{len(left)} of {positional}" if positional else left[0]
         raise ConfigError(f"tljax {command}", f"found {found}", f"one {positional}" if positional else "flags alone")
-    return {**{name: values[name] for name in [*names, *(["config"] if config else [])]}, positional: left[:1] and left[0]}
+    return {
+        **{name: values[name] for name in [*names, *(["config"] if config else [])]},
+        positional: left[:1] and left[0],
+    }
 
 
 def _define_config(arguments: list[str], values: "flags.FlagValues") -> None:
@@ -155,7 +160,9 @@ def _define_config(arguments: list[str], values: "flags.FlagValues") -> None:
         raise ConfigError("tljax train", "no --config", "--config=configs/<name>.py", "see configs/ for examples")
     if not os.path.isfile(path.split(":")[0]):
         folder, name = os.path.split(path)
-        there = [f for f in sorted(os.listdir(folder or ".")) if f.endswith(".py")] if os.path.isdir(folder or ".") else []
+        there = (
+            [f for f in sorted(os.listdir(folder or ".")) if f.endswith(".py")] if os.path.isdir(folder or ".") else []
+        )
         near = difflib.get_close_matches(name, there, 1)
         raise ConfigError("--config", f"there is no file {path!r}", "a Python file with get_config()",
                           f"did you mean {os.path.join(folder, near[0])}?" if near else "")  # fmt: skip

@@ -97,7 +97,9 @@ class TrainFeed:
         return -(-len(self.examples) // self.batch_size)
 
     def batches(self, epoch: int, start: int) -> Iterator[dict[str, Any]]:
-        plans = batching.plan(self.seed, epoch, len(self.examples), self.examples.lengths, self.batch_size, self.buckets)
+        plans = batching.plan(
+            self.seed, epoch, len(self.examples), self.examples.lengths, self.batch_size, self.buckets
+        )
         return pipeline.batches(self.examples, plans, self.batch_size, batching.epoch_seed(self.seed, epoch), start,
                                 self.threads)  # fmt: skip
 

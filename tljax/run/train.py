@@ -55,7 +55,9 @@ def train(config: Config, path: Path, say: Say = print) -> Result:
 def describe(transfer: TransferConfig) -> str:
     """The strategy in words: "last_k, k = 2"."""
     named = {"layer_decay": 1.0, "head_factor": 1.0, "l2sp": 0.0}
-    extras = [f"{name} = {getattr(transfer, name):g}" for name, plain in named.items() if getattr(transfer, name) != plain]
+    extras = [
+        f"{name} = {getattr(transfer, name):g}" for name, plain in named.items() if getattr(transfer, name) != plain
+    ]
     return ", ".join([transfer.strategy, *([f"k = {transfer.k}"] if transfer.strategy == "last_k" else []), *extras])
 
 
@@ -116,7 +118,9 @@ class _Run:
         split = next(name for name in ("test", "validation", "train") if name in self.examples)
         scores, probs = self._score(params, split, split)
         self.place.log({"kind": "final", "step": int(final.step), "split": split, **scores.summary()})
-        result = Result(describe(self.config.transfer), scores, split, self.place.model, time.monotonic() - self.started)
+        result = Result(
+            describe(self.config.transfer), scores, split, self.place.model, time.monotonic() - self.started
+        )
         publish.publish(publish.Finished(self.config, self.place, self.model, params, self.tables, result.strategy, split,
                                          scores, probs, self.table, tuple(self.warnings), result.seconds))  # fmt: skip
         return result

@@ -43,7 +43,7 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        factor = jnp.minimum(1.0, limit / jnp.maximum(optax.global_norm(updates), jnp.finfo(jnp.float32).tiny))
+        factor = jnp.minimum(1.0, limit / jnp.maximum(optax.tree.norm(updates), jnp.finfo(jnp.float32).tiny))
         return jax.tree.map(lambda u: u * factor, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

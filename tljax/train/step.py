@@ -99,7 +99,7 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
         total = weights.sum()
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
         loss, grads = gradient(moving, frozen, scaled)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         first_bad = jnp.argmin(jnp.stack([jnp.isfinite(jnp.square(grads[path]).sum()) for path in sorted(grads)]))
 

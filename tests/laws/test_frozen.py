@@ -1,0 +1,94 @@
+"""Law 3: frozen parameters stay bit-identical, own no optimizer memory, and influence no clip, norm, decay or log."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from cases import batch_of, make_case
+
+from tljax import trees
+from tljax.transfer.freeze import FROZEN
+
+
+@pytest.mark.parametrize("rule", ["adamw", "sgd", "lion", "adafactor"])
+def test_frozen_is_frozen_and_the_rest_moves(family, strategy, rule):
+    if rule != "adamw" and strategy not in ("last_k", "custom"):
+        pytest.skip("the other rules run on two strategies")
+    case = make_case(family, strategy, name=rule)
+    now, step = case.state(), case.step()
+    before = trees.digests(trees.flatten(case.params))
+    for i in range(3):
+        now, metrics = step(now, batch_of(family, 4, seed=i))
+        assert bool(metrics["finite"])
+    after = trees.digests(trees.join(now.trainable, now.frozen))
+    moved = {path for path in before if before[path] != after[path]}
+    # A position or word that no example holds, and a key's bias (softmax ignores it), need not move.
+    assert moved <= {path for path, label in case.plan.labels.items() if label != FROZEN}
+    for path, label in case.plan.labels.items():
+        if label != FROZEN and path.endswith("/kernel"):
+            assert path in moved, path
+
+
+def test_no_optimizer_memory_for_frozen_leaves(family, strategy):
+    case = make_case(family, strategy)
+    trainable = sum(leaf.size for leaf in case.state().trainable.values())
+    moments = [leaf for leaf in jax.tree.leaves(case.state().opt_state) if leaf.ndim]
+    assert sum(leaf.nbytes for leaf in moments) == 2 * 4 * trainable
+
+
+def test_frozen_gradients_influence_neither_clip_nor_norm(family, strategy):
+    """The update equals the one from a gradient that was never taken for the frozen part."""
+    case = make_case(family, strategy, dropout=0.0, clip_norm=0.01)
+    batch = batch_of(family, 4)
+    now = case.state()
+
+    def loss(trainable):
+        from tljax.train.step import cross_entropy
+
+        params = trees.unflatten(trees.join(trainable, now.frozen))
+        return cross_entropy(case.backbone.run(params, batch["inputs"])["logits"], batch["labels"]).mean()
+
+    grads = jax.grad(loss)(now.trainable)
+    norm = float(optax.tree.norm(grads))
+    trainable, frozen = dict(now.trainable), dict(now.frozen)
+    optimizer = case.optimizer()
+    updates, _ = optimizer.update(grads, optimizer.init(trainable), trainable)
+    expected = optax.apply_updates(trainable, updates)
+    after, metrics = case.step()(case.state(), batch)
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)  # another order of summation
+    for path, leaf in expected.items():
+        # Adam's first step is the sign of the gradient: where it is rounding noise the sign is not defined.
+        clear = np.abs(grads[path]) > 1e-6
+        np.testing.assert_allclose(np.asarray(after.trainable[path])[clear], np.asarray(leaf)[clear], atol=1e-6)
+    assert all(np.array_equal(after.frozen[path], leaf) for path, leaf in frozen.items())
+
+
+def test_decay_does_not_touch_frozen_nor_biases_nor_norms(family):
+    case = make_case(family, "last_k", learning_rate=0.1, weight_decay=0.5, dropout=0.0)
+    optimizer = case.optimizer()
+    now = case.state()
+    zero = jax.tree.map(np.zeros_like, now.trainable)
+    updates, _ = optimizer.update(zero, now.opt_state, now.trainable)
+    for path, update in updates.items():
+        shrunk = -0.1 * 0.5 * np.asarray(now.trainable[path]) if now.trainable[path].ndim >= 2 else np.zeros(())
+        np.testing.assert_allclose(update, np.broadcast_to(shrunk, update.shape), rtol=1e-5, atol=1e-9)
+
+
+def test_stages_below_the_lowest_trainable_one_run_in_eval_mode(family):
+    """With dropout in the trunk, and none in the head, two keys give one loss if the trunk is frozen."""
+    case = make_case(family, "feature_extraction", dropout=0.5)
+    batch = batch_of(family, 4)
+    head = case.backbone.stages[-1].module
+    quiet = case.backbone.stages[-1].__class__("head", "classifier", head.clone(dropout=0.0))
+    case.backbone = case.backbone.__class__((*case.backbone.stages[:-1], quiet), case.backbone.example)
+    losses = set()
+    for seed in (0, 1):
+        now = case.state().__class__(**{**vars(case.state()), "key": jax.random.key(seed)})
+        losses.add(float(case.step()(now, batch)[1]["loss"]))
+    assert len(losses) == 1
+    case = make_case(family, "full", dropout=0.5)
+    losses = set()
+    for seed in (0, 1):
+        now = case.state().__class__(**{**vars(case.state()), "key": jax.random.key(seed)})
+        losses.add(float(case.step()(now, batch)[1]["loss"]))
+    assert len(losses) == 2

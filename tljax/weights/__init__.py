@@ -1,0 +1,1 @@
+"""Weights: files -> named tensors -> parameters, and back to a folder that Hugging Face opens."""

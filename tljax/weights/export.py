@@ -1,0 +1,146 @@
+"""Parameters -> a folder that transformers and sentence-transformers open, written wholly or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tljax import trees
+from tljax.errors import WriteError
+from tljax.weights import convert, files, rules
+from tljax.weights.load import DENSE, POOLING
+
+COMPANIONS = ("added_tokens.json", "chat_template.jinja", "merges.txt", "preprocessor_config.json",
+              "sentence_bert_config.json", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
+              "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")  # fmt: skip
+WRITTEN = {"README.md", "config.json", "model.safetensors", "modules.json", POOLING, DENSE, *COMPANIONS}
+IMAGE_FIELDS = ("image_mean", "image_std")  # of preprocessor_config.json, not of config.json
+
+
+def companions(folder: Path) -> tuple[Path, ...]:
+    """The tokenizer's or image processor's files of a checkpoint, which an export takes along."""
+    return tuple(folder / name for name in COMPANIONS if (folder / name).is_file())
+
+
+def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, Any], labels: Iterable[str],
+              copy: Iterable[Path], pooling: str, card: str) -> None:  # fmt: skip
+    """Writes a model as a Hugging Face folder, in place of an earlier export at the same path.
+
+    With a pooler (and for images) that is transformers' class for classification. transformers has no such class
+    for mean pooling; then the folder is sentence-transformers': the trunk at the top, which AutoModel opens with
+    add_pooling_layer=False, 1_Pooling (mean) and the head in 2_Dense, with the labels in config.json.
+    `load_pretrained` opens either.
+
+    Args:
+      folder: where to; its parent is made if need be.
+      params: path -> array, the head included.
+      config: as `Model.config`.
+      labels: class names in the order of the logits.
+      copy: files to take along, see `companions`.
+      pooling: "pooler" or "mean".
+      card: the text of README.md.
+
+    Raises:
+      WriteError: the place is taken by something that is no export, or cannot be written; then nothing has changed.
+    """
+    folder = Path(folder).absolute()
+    if foreign := _foreign(folder):
+        raise WriteError(str(folder), f"holds {foreign}, which no export wrote", "a new folder, or an earlier export")
+    draft, old = (folder.with_name(f".{folder.name}.{end}-{os.getpid()}") for end in ("draft", "old"))
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        _write(draft, params, dict(config), tuple(labels), tuple(copy), pooling, card)
+        for path in sorted(draft.rglob("*"), reverse=True):
+            _sync(path)
+        _sync(draft)
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        found = f"cannot be written ({error.strerror or error})"
+        raise WriteError(str(folder), found, "a writable place with room") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], labels: tuple[str, ...],
+           copy: tuple[Path, ...], pooling: str, card: str) -> None:  # fmt: skip
+    table = rules.FAMILIES[config["model_type"]]
+    trunk_only = pooling == "mean"
+    for path in copy:
+        shutil.copyfile(path, draft / path.name)
+    if "image_size" in config:
+        _json(draft / "preprocessor_config.json", _preprocessor(draft, config))
+    fields = {name: value for name, value in config.items() if name not in IMAGE_FIELDS}
+    fields |= {
+        "architectures": [table.trunk if trunk_only else table.classifier],
+        "dtype": "float32",
+        "num_labels": len(labels),
+        "id2label": {str(i): name for i, name in enumerate(labels)},
+        "label2id": {name: i for i, name in enumerate(labels)},
+    }
+    _json(draft / "config.json", fields)
+    tensors = convert.to_safetensors(params, config["model_type"], trunk_only)
+    files.write_safetensors(draft / files.SAFETENSORS, tensors)
+    (draft / "README.md").write_text(card, encoding="utf-8")
+    if trunk_only:
+        _sentence_transformer(draft, params, config["model_type"])
+
+
+def _sentence_transformer(draft: Path, params: Mapping[str, Any], family: str) -> None:
+    """The three files that make a trunk and an affine head one model for sentence-transformers."""
+    kinds = (("", "Transformer"), (POOLING, "Pooling"), (DENSE, "Dense"))
+    modules = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+               for i, (path, kind) in enumerate(kinds)]  # fmt: skip
+    (draft / "modules.json").write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
+    head, _ = trees.partition(params, lambda path: path.startswith(rules.FAMILIES[family].head))
+    head = convert.to_safetensors(head, family)
+    head = {f"linear.{name.rsplit('.', 1)[1]}": array for name, array in head.items()}
+    outputs, width = head["linear.weight"].shape
+    (draft / POOLING).mkdir()
+    modes = {f"pooling_mode_{mode}": mode == "mean_tokens"
+             for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")}  # fmt: skip
+    _json(draft / POOLING / "config.json", {"word_embedding_dimension": width, **modes})
+    (draft / DENSE).mkdir()
+    _json(draft / DENSE / "config.json", {"in_features": width, "out_features": outputs, "bias": True,
+                                          "activation_function": "torch.nn.modules.linear.Identity"})  # fmt: skip
+    files.write_safetensors(draft / DENSE / files.SAFETENSORS, head)
+
+
+def _preprocessor(draft: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint's image processor, at the model's image size; the family's usual one where it has none."""
+    copied = draft / "preprocessor_config.json"
+    usual = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
+             "resample": 2, "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
+    found = files.read_json(copied) if copied.exists() else usual
+    found |= {name: list(config[name]) for name in IMAGE_FIELDS if name in config}
+    return {**found, "size": {"height": config["image_size"], "width": config["image_size"]}}
+
+
+def _foreign(folder: Path) -> str:
+    """The first thing at `folder` that an export does not write, or nothing."""
+    if not folder.exists():
+        return ""
+    if not folder.is_dir() or folder.is_symlink():
+        return "a file or a link"
+    return next((p.name for p in sorted(folder.iterdir()) if p.name not in WRITTEN), "")
+
+
+def _json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,172 @@
+"""The JSON of a Hugging Face folder, read as data: known fields of the right type and size, and nothing else."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from tljax import models
+from tljax.errors import WeightsError, printable
+from tljax.models.layers import ACTIVATIONS
+from tljax.weights import rules
+
+AGAIN = "download it again"
+PICKLE = "on a machine where you trust it, transformers' from_pretrained and save_pretrained write safetensors"
+MAX_JSON = 64 << 20  # bytes
+MAX_LABELS = 1_000_000
+LIMITS = {
+    "hidden_size": 32_768,
+    "image_size": 16_384,
+    "intermediate_size": 262_144,
+    "max_position_embeddings": 1_048_576,
+    "num_attention_heads": 1_024,
+    "num_channels": 64,
+    "num_hidden_layers": 512,
+    "patch_size": 16_384,
+    "type_vocab_size": 65_536,
+    "vocab_size": 4_194_304,
+}  # largest values that are believed; checked before anything of that size is made
+CARRIED = ("pad_token_id", "encoder_stride")  # not computed with; carried into exports
+_LOOKS_LIKE = (
+    (b"version https://git-lfs", "this is a git-lfs pointer, not the file itself", "run git lfs pull in that folder"),
+    (b"<!doctype html", "this is an HTML page, not the file itself", f"{AGAIN}; a login or error page was saved"),
+    (b"<html", "this is an HTML page, not the file itself", f"{AGAIN}; a login or error page was saved"),
+    (b"pk\x03\x04", "tljax does not open pickle files; this is a PyTorch archive by another name", PICKLE),
+    (b"\x80\x02\x8a\n", "tljax does not open pickle files; this is one by another name", PICKLE),
+)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The fields of config.json that tljax computes with, and image_mean and image_std of preprocessor_config.json.
+
+    `id2label`, where it is there, has the keys "0" … "n-1" in order. Fields that are left out stay out: the
+    family's own defaults, which are transformers', stand in for them.
+
+    Raises:
+      WeightsError: no such file, no JSON, an unknown `model_type`, a config that asks for code (`auto_map`), or
+        fields of another type, size or meaning than tljax computes; all of these at once.
+    """
+    path = folder / "config.json"
+    found = read_json(path)
+    family = models.family_of(found)
+    preprocessor = folder / "preprocessor_config.json"
+    if preprocessor.exists():
+        images = read_json(preprocessor)
+        found |= {name: images[name] for name in ("image_mean", "image_std") if name in images}
+    defaults = {name: value for name, value in family.DEFAULTS.items() if name in found}
+    problems = [*_fields(found, defaults), *_demands(found, str(found["model_type"]))]
+    problems = problems or [*_together({**family.DEFAULTS, **found})]
+    if problems:
+        raise WeightsError(str(path), f"{len(problems)} field(s) that tljax does not take", details=problems)
+    config = {"model_type": found["model_type"], **{name: found[name] for name in defaults}}
+    config |= {name: found[name] for name in CARRIED if type(found.get(name)) is int}
+    if "architectures" in found:
+        config["architectures"] = found["architectures"] or []
+    if "id2label" in found:
+        config["id2label"] = {str(i): found["id2label"][str(i)] for i in range(len(found["id2label"]))}
+    return config
+
+
+def _fields(found: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with single fields, measured against their defaults."""
+    for name, default in defaults.items():
+        value = found[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if name in LIMITS and not (type(value) is int and 1 <= value <= LIMITS[name]):
+            yield f"{name}: {value!r}, expected a whole number from 1 to {LIMITS[name]}"
+        elif name == "hidden_act" and value not in tuple(ACTIVATIONS):
+            yield f"{name}: {value!r}, expected one of {', '.join(ACTIVATIONS)}"
+        elif isinstance(default, bool) and not isinstance(value, bool):
+            yield f"{name}: {value!r}, expected true or false"
+        elif isinstance(default, float) and not (number and 0 <= value <= 1):
+            yield f"{name}: {value!r}, expected a number from 0 to 1"
+        elif default is None and not (value is None or (number and 0 <= value < 1)):
+            yield f"{name}: {value!r}, expected null or a rate from 0 to 1"
+        elif isinstance(default, tuple) and not _numbers(value, len(default)):
+            yield f"{name}: {value!r}, expected {len(default)} numbers"
+
+
+def _numbers(value: Any, count: int) -> bool:
+    sound = isinstance(value, list) and all(type(v) in (int, float) and abs(v) < 1e3 for v in value)
+    return sound and len(value) == count
+
+
+def _demands(found: Mapping[str, Any], family: str) -> Iterator[str]:
+    """What the config asks for that tljax does not do."""
+    if "auto_map" in found:
+        yield "auto_map: the checkpoint asks to run code of its own; tljax runs none"
+    for name, value in rules.FAMILIES[family].requires.items():
+        if found.get(name, value) != value:
+            yield f"{name}: {found[name]!r}, tljax computes {value!r} only"
+    labels = found.get("id2label", {"0": ""})
+    names = tuple(labels.values()) if isinstance(labels, dict) else ()
+    if not 1 <= len(names) <= MAX_LABELS or not all(isinstance(label, str) for label in names):
+        yield f"id2label: {labels!r}, expected 1 to {MAX_LABELS} numbers with a name each"
+    elif any(str(i) not in labels for i in range(len(names))):
+        yield f"id2label: the numbers are not 0 to {len(names) - 1}"
+    if not all(isinstance(name, str) for name in found.get("architectures") or []):
+        yield f"architectures: {found['architectures']!r}, expected names of classes"
+
+
+def _together(fields: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with sound fields taken together."""
+    if fields["hidden_size"] % fields["num_attention_heads"]:
+        heads = fields["num_attention_heads"]
+        yield f"hidden_size: {fields['hidden_size']} is no multiple of num_attention_heads {heads}"
+    if fields.get("patch_size", 1) > fields.get("image_size", 1):
+        yield f"patch_size: {fields['patch_size']} is larger than image_size {fields['image_size']}"
+    if not all(value > 0 for value in fields.get("image_std", ())):
+        yield f"image_std: {fields['image_std']!r}, expected numbers above 0"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, no name twice."""
+    sniff(path)
+    if (size := path.stat().st_size) > MAX_JSON:
+        raise WeightsError(str(path), f"{size} bytes", f"at most {MAX_JSON}")
+    with opened(path) as stream:
+        return parse_json(stream.read(), path)
+
+
+def parse_json(text: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object from the bytes of `path`; names that stand twice, NaN and Infinity are errors."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in made:
+                raise WeightsError(str(path), f"{printable(name)} is there twice", "each name once", AGAIN)
+            made[name] = value
+        return made
+
+    def constant(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=once, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(str(path), f"no valid JSON ({error})", "a JSON object", AGAIN) from None
+    if not isinstance(value, dict):
+        raise WeightsError(str(path), f"JSON of type {type(value).__name__}", "a JSON object", AGAIN)
+    return value
+
+
+def opened(path: Path) -> BufferedReader:
+    """The file for reading in binary; what cannot be opened is a WeightsError."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise WeightsError(str(path), f"cannot be opened ({error.strerror})", "a readable file") from None
+
+
+def sniff(path: Path) -> None:
+    """Refuses what is often found in place of a file: nothing, a pointer, an HTML page, a pickle."""
+    with opened(path) as stream:
+        head = stream.read(256)
+    if not head:
+        raise WeightsError(str(path), "the file is empty", fix=AGAIN)
+    for start, found, fix in _LOOKS_LIKE:
+        if head.lstrip().lower().startswith(start):
+            raise WeightsError(str(path), found, fix=fix)
