@@ -1,6 +1,6 @@
 """A support desk's tickets to intents: 504 to learn from, 224 held out, 14 intents, no network needed.
 
-    python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
+python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 import os

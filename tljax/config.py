@@ -30,7 +30,9 @@ def one_of(*choices: str) -> Check:
 
 def number(low: float, high: float = math.inf, above: bool = False) -> Check:
     """low <= value <= high, or low < value where `above`; infinities and NaN never pass."""
-    span = f"a number {'above' if above else 'of at least'} {low:g}" + ("" if high == math.inf else f", at most {high:g}")
+    span = f"a number {'above' if above else 'of at least'} {low:g}" + (
+        "" if high == math.inf else f", at most {high:g}"
+    )
 
     def check(value: Any) -> str:
         fits = math.isfinite(value) and value <= high and (value > low if above else value >= low)
@@ -63,7 +65,9 @@ class DataConfig:
     validation_fraction: float = setting(0.1, "share of train held out when validation is empty; 0: none",
                                          check=number(0, 0.9))  # fmt: skip
     test: str = setting("", "source for the final score; empty: none")
-    text_column: str = setting("text", "column that holds the text (or the image path in a list file: see image_column)")
+    text_column: str = setting(
+        "text", "column that holds the text (or the image path in a list file: see image_column)"
+    )
     image_column: str = setting("image", "column that holds the image path, relative to the list file")
     label_column: str = setting("label", "column that holds the class name")
     encoding: str = setting("utf-8", "encoding of text files; any byte outside it is an error")
@@ -88,7 +92,9 @@ class TransferConfig:
         "feature_extraction", "full", "last_k", "bitfit", "norms", "embeddings_frozen", "scratch", "custom"))  # fmt: skip
     k: int = setting(2, "last_k: how many of the top layers train", check=number(1, 1000))
     rules: tuple[tuple[str, str], ...] = setting((), "custom: (pattern over parameter paths, frozen | body | head)")
-    layer_decay: float = setting(1.0, "learning-rate factor from each layer to the one below", check=number(0, 1, above=True))
+    layer_decay: float = setting(
+        1.0, "learning-rate factor from each layer to the one below", check=number(0, 1, above=True)
+    )
     head_factor: float = setting(1.0, "learning-rate factor of the head", check=number(0, 1e4, above=True))
     l2sp: float = setting(0.0, "rate of decay towards the pretrained weights, in place of weight decay on the body",
                           check=number(0, 1))  # fmt: skip
@@ -124,7 +130,9 @@ class TrainConfig:
     save_every_steps: int = setting(500, "steps between two checkpoints", check=number(1))
     keep: int = setting(2, "checkpoints kept besides the best", check=number(2, 1000))
     patience: int = setting(0, "epochs without a better score before stopping; 0: never", check=number(0))
-    best_metric: str = setting("accuracy", "what chooses the exported model", check=one_of("accuracy", "macro_f1", "loss"))
+    best_metric: str = setting(
+        "accuracy", "what chooses the exported model", check=one_of("accuracy", "macro_f1", "loss")
+    )
 
 
 @dataclasses.dataclass

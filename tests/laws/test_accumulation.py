@@ -5,8 +5,7 @@ import pytest
 from cases import CLASSES, batch_of, make_case
 
 
-@pytest.mark.parametrize("k", [2, 4])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("k", "weighted"), [(2, False), (4, True)])
 def test_micro_batches_equal_the_batch(family, strategy, k, weighted):
     # SGD, because Adam divides rounding noise by itself; tolerance for another order of summation.
     case = make_case(family, strategy, name="sgd", dropout=0.0, clip_norm=0.1)

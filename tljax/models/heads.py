@@ -34,5 +34,3 @@ class ClassifierHead(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (self.num_labels,))
         logits_BC = pooled_BD.astype(jnp.float32) @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)[None, :]
         return {"logits": logits_BC, "last_hidden_state": x["last_hidden_state"]}
-
-

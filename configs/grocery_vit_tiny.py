@@ -1,0 +1,28 @@
+"""Grocery Store (81 fine classes of products, 2,936 photos to learn from) with a ViT-Tiny pretrained on ImageNet-21k.
+
+    python launch.py --config=configs/grocery_vit_tiny.py --workdir=runs/grocery
+"""
+
+import os
+
+from tljax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, TransferConfig
+
+TESTDATA = os.environ.get("TLJAX_TESTDATA") or os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data")
+ROOT = os.path.abspath(TESTDATA)
+ARCHIVE = os.path.join(ROOT, "grocery_store", "grocery_short128.zip")
+
+
+def get_config() -> Config:
+    return Config(
+        task="image",
+        model=ModelConfig(ref=os.path.join(ROOT, "vit_tiny_tinyimagenet")),
+        data=DataConfig(
+            train=f"{ARCHIVE}#train.txt|{ARCHIVE}#val.txt",
+            test=f"{ARCHIVE}#test.txt",
+            validation_fraction=0.0,
+            flip=True,
+        ),
+        transfer=TransferConfig(strategy="full", head_factor=10.0),
+        optim=OptimConfig(learning_rate=1e-4, schedule="cosine", label_smoothing=0.1),
+        train=TrainConfig(batch_size=32, eval_batch_size=64, epochs=8),
+    )
