@@ -109,8 +109,10 @@ def run_trainer(options: argparse.Namespace) -> dict[str, Any]:
 
     def encode(rows: list[tuple[str, str]]) -> list[dict[str, Any]]:
         found = tokenizer([text for text, _ in rows], truncation=True, max_length=64)
-        return [{"input_ids": ids, "attention_mask": mask, "labels": classes.index(label)}
-                for ids, mask, (_, label) in zip(found["input_ids"], found["attention_mask"], rows, strict=True)]  # fmt: skip
+        return [
+            {"input_ids": ids, "attention_mask": mask, "labels": classes.index(label)}
+            for ids, mask, (_, label) in zip(found["input_ids"], found["attention_mask"], rows, strict=True)
+        ]
 
     body = [p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("classifier")]
     groups = [

@@ -1,6 +1,6 @@
 """Grocery Store (81 fine classes of products, 2,936 photos to learn from) with a ViT-Tiny pretrained on ImageNet-21k.
 
-    python launch.py --config=configs/grocery_vit_tiny.py --workdir=runs/grocery
+python launch.py --config=configs/grocery_vit_tiny.py --workdir=runs/grocery
 """
 
 import os

@@ -4,7 +4,7 @@
         --config.data.train=photos/ --config.model.ref=google/vit-base-patch16-224-in21k
 
 A list file is a table with the columns image and label (--config.data.image_column, --config.data.label_column), or
-lines 'path, label'; paths are relative to it. The checkpoint is a Hugging Face id, a local folder or a finished workdir.
+lines 'path, label'; paths are relative to it. The checkpoint is a Hugging Face id, a folder or a finished workdir.
 """
 
 from tljax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, TransferConfig

@@ -14,8 +14,8 @@ from tljax.transfer import freeze
 
 # 64 wide: XLA unrolls the products of narrower networks, and takes 20 s instead of 8 to compile a step.
 CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": {"model_type": "bert", "vocab_size": 60, "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 128,
-             "num_attention_heads": 4, "max_position_embeddings": 24},
+    "bert": {"model_type": "bert", "vocab_size": 60, "hidden_size": 64, "num_hidden_layers": 3,
+             "intermediate_size": 128, "num_attention_heads": 4, "max_position_embeddings": 24},
     "vit": {"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 128,
             "num_attention_heads": 4, "image_size": 16, "patch_size": 4, "hidden_dropout_prob": 0.1},
 }  # fmt: skip

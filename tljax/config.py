@@ -59,8 +59,11 @@ class ModelConfig:
 class DataConfig:
     """Where the examples come from and how they become arrays."""
 
-    train: str = setting("", "source: CSV/JSONL/Parquet/JSON file, image folder, list file, tfds:<name>/<split>; "
-                             "'file#part' is a split of a JSON file or a member of a zip; several joined by '|'")  # fmt: skip
+    train: str = setting(
+        "",
+        "source: CSV/JSONL/Parquet/JSON file, image folder, list file, tfds:<name>/<split>; "
+        "'file#part' is a split of a JSON file or a member of a zip; several joined by '|'",
+    )
     validation: str = setting("", "source for model selection; empty: validation_fraction of train")
     validation_fraction: float = setting(0.1, "share of train held out when validation is empty; 0: none",
                                          check=number(0, 0.9))  # fmt: skip
@@ -88,8 +91,13 @@ class DataConfig:
 class TransferConfig:
     """What trains, and how far it may move."""
 
-    strategy: str = setting("full", "which parameters train", check=one_of(
-        "feature_extraction", "full", "last_k", "bitfit", "norms", "embeddings_frozen", "scratch", "custom"))  # fmt: skip
+    strategy: str = setting(
+        "full",
+        "which parameters train",
+        check=one_of(
+            "feature_extraction", "full", "last_k", "bitfit", "norms", "embeddings_frozen", "scratch", "custom"
+        ),
+    )
     k: int = setting(2, "last_k: how many of the top layers train", check=number(1, 1000))
     rules: tuple[tuple[str, str], ...] = setting((), "custom: (pattern over parameter paths, frozen | body | head)")
     layer_decay: float = setting(

@@ -1,7 +1,5 @@
 """Law 10: compilations are at most bucket shapes x {train, eval}; the backward pass ends where training begins."""
 
-import jax
-import jax.monitoring
 import numpy as np
 import pytest
 from cases import batch_of, make_case

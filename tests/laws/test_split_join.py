@@ -31,8 +31,12 @@ def test_random_trees_and_labels(seed):
 
     def grow(depth):
         names = rng.sample(["a", "b", "kernel", "0", "1", "layer.2"], rng.randint(1, 4))
-        return {n: grow(depth - 1) if depth and rng.random() < 0.6 else np.random.default_rng(seed).random(rng.randint(0, 3))
-                for n in names}  # fmt: skip
+        return {
+            n: grow(depth - 1)
+            if depth and rng.random() < 0.6
+            else np.random.default_rng(seed).random(rng.randint(0, 3))
+            for n in names
+        }
 
     tree = grow(4)
     labels = {path: rng.choice(["frozen", "body", "head"]) for path in trees.flatten(tree)}

@@ -24,8 +24,12 @@ def family_of(config: Mapping[str, Any]) -> ModuleType:
     if kind in FAMILIES:
         return FAMILIES[kind]
     near = difflib.get_close_matches(kind, FAMILIES, 1)
-    raise WeightsError("config.json, model_type", f"{kind!r} is no family that tljax knows", f"one of {', '.join(FAMILIES)}",
-                       f"the nearest is {near[0]!r}" if near else "")  # fmt: skip
+    raise WeightsError(
+        "config.json, model_type",
+        f"{kind!r} is no family that tljax knows",
+        f"one of {', '.join(FAMILIES)}",
+        f"the nearest is {near[0]!r}" if near else "",
+    )
 
 
 def build(config: Mapping[str, Any], *, num_labels: int, pooling: str = "pooler", dropout: float | None = None,

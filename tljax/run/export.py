@@ -51,4 +51,4 @@ def serialised(model: Model) -> bytes:
         inputs[name] = jax.ShapeDtypeStruct(shape, leaf.dtype)
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), model.params)
     exported = jax_export.export(make_eval_step(model.backbone), platforms=("cpu", "cuda", "tpu"))(params, inputs)  # type: ignore[arg-type]
-    return exported.serialize()
+    return bytes(exported.serialize())

@@ -54,7 +54,7 @@ def predict(path: Path, source: str, output: Path) -> int:
                 probs = probabilities(step, model.params, examples, config.train.eval_batch_size, config.data.threads,
                                       bar.update)  # fmt: skip
                 for value, row in zip(part.inputs, probs, strict=True):
-                    writer.writerow([value if isinstance(value, str) else value.name, *_verdict(row, model.labels)])
+                    writer.writerow([getattr(value, "name", value), *_verdict(row, model.labels)])
         os.replace(partial, output)
     except OSError as error:
         raise WriteError(str(output), f"cannot be written ({error.strerror})", fix="take another --output") from None

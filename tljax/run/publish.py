@@ -57,8 +57,15 @@ def export_model(done: Finished) -> None:
                            dataset=config.data.train, classes=done.tables.classes, scores=done.scores,
                            strategy=done.strategy, split=done.split, pooling=model.pooling,
                            transformers_class=opens, version=versions().get("tljax", ""))  # fmt: skip
-    export.export_hf(done.place.model, params=trees.flatten(done.params), config=model.config, labels=done.tables.classes,
-                     copy=export.companions(model.folder), pooling=model.pooling, card=text)  # fmt: skip
+    export.export_hf(
+        done.place.model,
+        params=trees.flatten(done.params),
+        config=model.config,
+        labels=done.tables.classes,
+        copy=export.companions(model.folder),
+        pooling=model.pooling,
+        card=text,
+    )
 
 
 def _report(done: Finished) -> report.Report:

@@ -124,8 +124,22 @@ class _Run:
         result = Result(
             describe(self.config.transfer), scores, split, self.place.model, time.monotonic() - self.started, training
         )
-        publish.publish(publish.Finished(self.config, self.place, self.model, params, self.tables, result.strategy, split,
-                                         scores, probs, self.table, tuple(self.warnings), result.seconds))  # fmt: skip
+        publish.publish(
+            publish.Finished(
+                self.config,
+                self.place,
+                self.model,
+                params,
+                self.tables,
+                result.strategy,
+                split,
+                scores,
+                probs,
+                self.table,
+                tuple(self.warnings),
+                result.seconds,
+            )
+        )
         return result
 
     def _resume(self) -> tuple[TrainState, loop.Progress]:

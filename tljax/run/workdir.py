@@ -98,8 +98,12 @@ def opened(path: Path, config: Config) -> Iterator[Workdir]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
-            raise ConfigError(str(path), f"in use by {lock.read().strip() or 'another process'}", "a workdir of its own",
-                              "wait for it to end or take another --workdir") from None  # fmt: skip
+            raise ConfigError(
+                str(path),
+                f"in use by {lock.read().strip() or 'another process'}",
+                "a workdir of its own",
+                "wait for it to end or take another --workdir",
+            ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -21,7 +21,8 @@ LOWER_IS_BETTER = {"loss"}
 class Feed(Protocol):
     """Training data: the same batches for the same (epoch, start), on any machine."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int: ...
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]: ...
     def describe(self, rows: Sequence[int]) -> str: ...
@@ -107,7 +108,7 @@ def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[Trai
         batches.close()
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     """Sends each batch to the device one step before it is needed; `rows` stay on the host."""
     waiting: Batch | None = None
     for batch in batches:
@@ -154,6 +155,10 @@ class _Window:
     def _diverged(self, step: int, rows: np.ndarray, metrics: Any) -> None:
         what = f"the loss is {metrics['loss']}" if not np.isfinite(metrics["loss"]) else "the gradient is not finite"
         raise DivergedError(
-            f"step {step}", f"{what}; first non-finite gradient: {self.paths[int(metrics['first_bad'])]}",
-            "finite numbers", "lower --config.optim.learning_rate or look at the examples; the update was not applied "
-            "and the last checkpoint is as it was", details=[f"examples: {self.feed.describe(rows[rows >= 0])}"])  # fmt: skip
+            f"step {step}",
+            f"{what}; first non-finite gradient: {self.paths[int(metrics['first_bad'])]}",
+            "finite numbers",
+            "lower --config.optim.learning_rate or look at the examples; the update was not applied "
+            "and the last checkpoint is as it was",
+            details=[f"examples: {self.feed.describe([int(row) for row in rows if row >= 0])}"],
+        )
