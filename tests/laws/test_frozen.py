@@ -22,15 +22,20 @@ def apply(optimizer: optax.GradientTransformation, grads, trainable):
     return move(grads, trainable)
 
 
-@pytest.mark.parametrize("rule", ["adamw", "sgd", "lion", "adafactor"])
-def test_frozen_is_frozen_and_the_rest_moves(family, strategy, rule):
-    if rule != "adamw" and strategy not in ("last_k", "custom"):
-        pytest.skip("the other rules run on two strategies")
-    case = make_case(family, strategy, name=rule)
+def test_frozen_is_frozen_and_the_rest_moves(family, strategy):
+    only_the_trainable_moves(make_case(family, strategy))
+
+
+@pytest.mark.parametrize("rule", ["sgd", "lion", "adafactor"])
+def test_under_every_optimizer(family, rule):
+    only_the_trainable_moves(make_case(family, "custom", name=rule))
+
+
+def only_the_trainable_moves(case):
     now, step = case.state(), case.step()
     before = trees.digests(trees.flatten(case.params))
     for i in range(3):
-        now, metrics = step(now, batch_of(family, 4, seed=i))
+        now, metrics = step(now, batch_of(case.name.partition("-")[0], 4, seed=i))
         assert bool(metrics["finite"])
     after = trees.digests(trees.join(now.trainable, now.frozen))
     moved = {path for path in before if before[path] != after[path]}
@@ -50,7 +55,7 @@ def test_no_optimizer_memory_for_frozen_leaves(family, strategy):
 
 def test_frozen_gradients_influence_neither_clip_nor_norm(family, strategy):
     """The update equals the one from a gradient that was never taken for the frozen part."""
-    case = make_case(family, strategy, dropout=0.0, clip_norm=0.01)
+    case = make_case(family, strategy, name="sgd", dropout=0.0, clip_norm=0.01)  # Adam would divide by rounding noise
     batch = batch_of(family, 4)
     now = case.state()
 
@@ -67,9 +72,7 @@ def test_frozen_gradients_influence_neither_clip_nor_norm(family, strategy):
     after, metrics = case.step()(case.state(), batch)
     assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)  # another order of summation
     for path, leaf in expected.items():
-        # Adam's first step is the sign of the gradient: where it is rounding noise the sign is not defined.
-        clear = np.abs(grads[path]) > 1e-6
-        np.testing.assert_allclose(np.asarray(after.trainable[path])[clear], np.asarray(leaf)[clear], atol=1e-6)
+        np.testing.assert_allclose(after.trainable[path], leaf, atol=1e-7)
     assert all(np.array_equal(after.frozen[path], leaf) for path, leaf in frozen.items())
 
 
