@@ -23,7 +23,7 @@ quickstart: .venv/.run
 	$(BIN)/python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(TEST_STAMPS) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check

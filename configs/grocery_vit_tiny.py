@@ -1,6 +1,10 @@
 """Grocery Store (81 fine classes of products, 2,936 photos to learn from) with a ViT-Tiny pretrained on ImageNet-21k.
 
 python launch.py --config=configs/grocery_vit_tiny.py --workdir=runs/grocery
+
+The photos are github.com/marcusklasson/GroceryStoreDataset (MIT), here with the short side resized to 128 pixels and
+zipped; TLJAX_TESTDATA names the folder that holds grocery_store/grocery_short128.zip and vit_tiny_tinyimagenet/ (a
+Hugging Face folder of a ViT-Ti/16), or give --config.data.train, --config.data.test and --config.model.ref.
 """
 
 import os

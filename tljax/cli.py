@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tljax.errors import ConfigError, TljaxError
+from tljax.errors import ConfigError, TljaxError, printable
 
 if TYPE_CHECKING:
     from absl import flags
@@ -26,6 +26,7 @@ usage: tljax COMMAND [--flag=value …]
 tljax train --help lists every setting. Exit codes: 0 done, 64 bad configuration, 65 bad data, 66 bad weights
 or checkpoint, 70 diverged or out of memory, 74 cannot write, 75 stopped by a signal and saved, 1 a bug.
 """
+CONFIG_FILE = "a Python file with get_config() that gives a tljax.config.Config"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +58,10 @@ def _train(arguments: list[str]) -> None:
         print("usage: tljax train --config=FILE --workdir=DIR [--config.a.b=value …]\n\n" + settings.help_text())
         return
     values = _parse("train", arguments, {"workdir": None}, config=True)
-    config = settings.validate(values["config"].value)
+    config = values["config"].value
+    if not isinstance(config, settings.Config):
+        raise ConfigError("--config", f"get_config() gives a {type(config).__name__}", CONFIG_FILE)
+    config = settings.validate(config)
     _quiet()
     from tljax.run import beside
 
@@ -103,7 +107,7 @@ def _export(arguments: list[str]) -> None:
 
 def _show(arguments: list[str]) -> None:
     values = _parse("show", arguments, {"strategy": "full", "k": "2", "revision": ""}, positional="REF")
-    if not values["k"].value.isdigit():
+    if not values["k"].value.isdecimal():
         raise ConfigError("--k", f"{values['k'].value!r}", "a whole number")
     _quiet()
     from tljax.run import show
@@ -138,9 +142,17 @@ def _parse(command: str, arguments: list[str], names: dict[str, str | None], con
             f"--{error.flagname}", "no such flag", f"one of {', '.join('--' + n for n in known)}"
         ) from None
     except flags.Error as error:
-        raise ConfigError(f"tljax {command}", str(error).splitlines()[0].rstrip(".")) from None
+        first, *more = str(error).strip().splitlines()  # of an error in a config file the last line says what it was
+        found = f"{first.rstrip(':')}: {more[-1].strip()}" if more else first.rstrip(".")
+        raise ConfigError(f"tljax {command}", found) from None
     except KeyError as error:
         raise _unknown_setting(arguments, error) from None
+    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError, OSError) as error:
+        if not config:
+            raise
+        raise ConfigError(
+            "--config", f"cannot be run ({type(error).__name__}: {printable(error)})", CONFIG_FILE
+        ) from None
     if missing := [name for name, default in names.items() if default is None and not values[name].value]:
         raise ConfigError(f"tljax {command}", f"no --{missing[0]}", f"--{missing[0]}=…", "see tljax --help")
     if len(left) != bool(positional):
@@ -164,7 +176,7 @@ def _define_config(arguments: list[str], values: "flags.FlagValues") -> None:
             [f for f in sorted(os.listdir(folder or ".")) if f.endswith(".py")] if os.path.isdir(folder or ".") else []
         )
         near = difflib.get_close_matches(name, there, 1)
-        raise ConfigError("--config", f"there is no file {path!r}", "a Python file with get_config()",
+        raise ConfigError("--config", f"there is no file {path!r}", CONFIG_FILE,
                           f"did you mean {os.path.join(folder, near[0])}?" if near else "")  # fmt: skip
     config_flags.DEFINE_config_file("config", flag_values=values)
 

@@ -16,7 +16,9 @@ def train_all(config: Config, path: Path, say: Say = print) -> list[Result]:
     """
     names = [name.strip() for name in config.transfer.beside.split("|") if name.strip()]
     others = [
-        dataclasses.replace(config, transfer=dataclasses.replace(config.transfer, strategy=name, beside="", l2sp=0.0))
+        dataclasses.replace(
+            config, transfer=dataclasses.replace(config.transfer, strategy=name, beside="", l2sp=0.0, rules=())
+        )
         for name in names
     ]
     for one in (config, *others):  # all are checked before the first one starts
@@ -30,11 +32,12 @@ def train_all(config: Config, path: Path, say: Say = print) -> list[Result]:
 
 def render(results: list[Result]) -> str:
     """The results as a table, with the 95 % interval that the number of examples leaves (Wilson 1927)."""
-    lines = [f"{'strategy':<42}{'accuracy':>9}  {'95 % interval':<16}{'macro-F1':>9}{'seconds':>9}"]
+    width = max([42, *(len(r.strategy) for r in results)])
+    lines = [f"{'strategy':<{width}}{'accuracy':>9}  {'95 % interval':<13}{'macro-F1':>11}{'seconds':>9}"]
     for r in results:
         low, high = interval(r.scores.accuracy or 0.0, r.scores.n)
-        lines.append(f"{r.strategy:<42}{shown(r.scores.accuracy):>9}  {low:.3f} … {high:.3f}  "
-                     f"{shown(r.scores.macro_f1):>8}{r.seconds:>9.0f}")  # fmt: skip
+        lines.append(f"{r.strategy:<{width}}{shown(r.scores.accuracy):>9}  {low:.3f} … {high:.3f}"
+                     f"{shown(r.scores.macro_f1):>11}{r.seconds:>9.0f}")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -49,7 +49,8 @@ def read(config: Config) -> Tables:
         if other is not None:
             sources.label_ids(other, classes)
     if validation is None and data.validation_fraction:
-        train, validation = hold_out(train, data.validation_fraction, config.seed)
+        rest, validation = hold_out(train, data.validation_fraction, config.seed)
+        train = dataclasses.replace(rest, bad=train.bad, excluded=train.excluded)
     return Tables(train, validation, test, classes)
 
 

@@ -2,13 +2,15 @@
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from tljax.config import Config
 from tljax.data import sources
-from tljax.errors import DataError, WriteError
+from tljax.data.records import Records
+from tljax.errors import ConfigError, DataError, WriteError
 from tljax.evaluate import metrics
 from tljax.evaluate.predict import probabilities
 from tljax.run import inputs, progress
@@ -28,24 +30,35 @@ def open_model(path: Path) -> tuple[Model, Config]:
     return load_pretrained(str(path / "model")), config
 
 
-def predict(path: Path, source: str, output: Path) -> int:
+def predict(path: Path, source: str, output: Path, say: Callable[[str], None] = print) -> int:
     """Writes one row for each input, in input order: input, label, probability and the runner-up. Gives their number.
 
     Args:
       path: a finished workdir.
       source: as `--config.data.train`; labels are not needed.
       output: a CSV file; it appears when it is whole.
+      say: is told of every input that has no row, because the run's on_bad is "skip" and it cannot be used.
 
     Raises:
+      ConfigError: the output is one of the inputs.
       DataError, WriteError.
     """
+    if output.is_dir():
+        raise WriteError(str(output), "a folder", "the name of a CSV file", "take another --output")
+    if output.exists() and any(os.path.exists(name) and output.samefile(name) for name in _files(source)):
+        raise ConfigError("--output", f"{output} is the input too", "another file")
     model, config = open_model(path)
     records = sources.read_records(source, config.data, config.task, labelled=False)
+    _tell_bad(records, say)
     step = make_eval_step(model.backbone)
     partial = output.with_name(f".{output.name}.partial")
     column = config.data.text_column if config.task == "text" else config.data.image_column
     try:
-        with open(partial, "w", newline="", encoding="utf-8") as file, progress.bar("predicting", len(records)) as bar:
+        # Half of a surrogate pair, which JSON can hold, is no character; it is written as \ud83d.
+        with (
+            open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+            progress.bar("predicting", len(records)) as bar,
+        ):
             writer = csv.writer(file)
             writer.writerow([column, *COLUMNS])
             for start in range(0, len(records), CHUNK):
@@ -63,18 +76,28 @@ def predict(path: Path, source: str, output: Path) -> int:
     return len(records)
 
 
+def _files(source: str) -> list[str]:
+    return [name.strip() for name in source.split("|")]
+
+
+def _tell_bad(records: Records, say: Callable[[str], None]) -> None:
+    for row in records.bad:
+        say(f"WARNING: left out, as --config.data.on_bad=skip of the run says: {row['where']}: {row['reason']}")
+
+
 def _verdict(probs: np.ndarray, labels: tuple[str, ...]) -> list[str]:
     first, second = np.argsort(-probs, kind="stable")[:2]
     return [labels[first], f"{probs[first]:.4f}", labels[second], f"{probs[second]:.4f}"]
 
 
-def evaluate(path: Path, source: str = "") -> tuple[metrics.Scores, str]:
+def evaluate(path: Path, source: str = "", say: Callable[[str], None] = print) -> tuple[metrics.Scores, str]:
     """Scores of a finished workdir's model on its own test split, or on another source; and that source's name."""
     model, config = open_model(path)
     source = source or config.data.test or config.data.validation
     if not source:
         raise DataError(str(path), "its config names no test data", "a labelled file", "give one with --data=FILE")
     records = sources.read_records(source, config.data, config.task)
+    _tell_bad(records, say)
     examples = inputs.make_examples(records, model, config, model.labels)
     with progress.bar("evaluating", len(examples)) as bar:
         probs = probabilities(make_eval_step(model.backbone), model.params, examples, config.train.eval_batch_size,

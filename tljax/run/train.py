@@ -13,6 +13,7 @@ import numpy as np
 from tljax import trees
 from tljax.config import Config, TransferConfig, validate
 from tljax.data import batching, sources
+from tljax.errors import DivergedError, printable
 from tljax.evaluate import metrics
 from tljax.evaluate.predict import probabilities
 from tljax.run import inputs, progress, publish, signals, workdir
@@ -50,7 +51,13 @@ def train(config: Config, path: Path, say: Say = print) -> Result:
     """
     config = validate(config)
     with workdir.opened(path, config) as place, signals.watched() as stopping:
-        return _Run(config, place, stopping, say).go()
+        try:
+            return _Run(config, place, stopping, say).go()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            fix = "lower --config.train.batch_size, or raise --config.optim.accumulate"
+            raise DivergedError("device memory", f"used up ({printable(error)})", fix=fix) from error
 
 
 def describe(transfer: TransferConfig) -> str:
@@ -100,10 +107,8 @@ class _Run:
             self.say(f"not used from the checkpoint: {', '.join(model.dropped[:8])}{' …' * (len(model.dropped) > 8)}")
         self.say("\n" + self.table + "\n")
         for name, records in tables.splits().items():
-            for row in records.bad:
-                self.place.log({"kind": "bad_row", "step": 0, "split": name, **row})
             if records.bad:
-                self.warn(f"{len(records.bad)} rows of {name} cannot be used and are left out")
+                self.warn(f"{len(records.bad)} rows of {name} cannot be used and are left out; see bad_rows.jsonl")
             if name != "train" and (shared := sources.overlap(tables.train, records)):
                 self.warn(f"{shared} of {len(records):,} {name} inputs are in train too: the score flatters")
 
@@ -153,9 +158,11 @@ class _Run:
         fresh = state.create(self.model.params, self.plan, self.optimizer, jax.random.key(c.seed), c.model.dtype)
         digests = {"weights": self.model.digest, **{f"{n} data": e.digest() for n, e in self.examples.items()}}
         self.saves = checkpoint.Checkpoints(self.place.checkpoints, c.train.keep, digests, self.warn)
-        self.saves.check_room(fresh)
+        # before anything else is made, because a folder with files and without config.json is not taken for a run
         self.place.describe(c, {"model": self.model.ref, "revision": self.model.revision, "digests": digests,
                                 "classes": list(self.tables.classes)})  # fmt: skip
+        self.place.list_bad({name: records.bad for name, records in self.tables.splits().items()})
+        self.saves.check_room(fresh)
         restored = self.saves.restore(fresh)
         if restored is None:
             self.place.rewind(-1)

@@ -1,6 +1,6 @@
 """A run's folder: who holds it, which config it belongs to, and its log.
 
-config.json · metrics.jsonl · checkpoints/<step>/ · model/ · report.html · confusion.png
+config.json · metrics.jsonl · bad_rows.jsonl (if any) · checkpoints/<step>/ · model/ · report.html · confusion.png
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tljax.train.checkpoint import write_json
 
 FREE_TO_CHANGE = {"config.train.log_every_steps", "config.train.save_every_steps", "config.train.keep",
                   "config.data.threads", "config.transfer.beside"}  # fmt: skip # no result depends on them
+OWN = {".lock", "beside", "config.json.partial"}  # what a run makes, or a kill leaves, before there is a config.json
 PACKAGES = ("tljax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -70,14 +71,33 @@ class Workdir:
 
     def rewind(self, step: int) -> None:
         """Takes the lines of later steps out of metrics.jsonl: the run goes on from `step`."""
-        kept = [line for line in self.history() if line["step"] <= step and line["kind"] != "final"]
-        partial = self.metrics.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self.metrics)
+        self._write_lines(
+            self.metrics, [line for line in self.history() if line["step"] <= step and line["kind"] != "final"]
+        )
+
+    def list_bad(self, bad: Mapping[str, list[dict[str, str]]]) -> None:
+        """Writes bad_rows.jsonl: split, place and reason of each row that is left out. No file where there are none."""
+        lines = [{"split": split, **row} for split, rows in bad.items() for row in rows]
+        if lines:
+            self._write_lines(self.path / "bad_rows.jsonl", lines)
 
     def describe(self, config: Config, resolved: dict[str, Any]) -> None:
         """Writes config.json: the settings, what they were resolved to, and the versions."""
-        write_json(self.path / "config.json", {"config": to_dict(config), "resolved": resolved, "versions": versions()})
+        file = self.path / "config.json"
+        try:
+            write_json(file, {"config": to_dict(config), "resolved": resolved, "versions": versions()})
+        except OSError as error:
+            raise WriteError(str(file), f"cannot be written ({error.strerror})") from None
+
+    @staticmethod
+    def _write_lines(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Writes a file of JSON lines, whole or not at all."""
+        partial = file.with_suffix(".partial")
+        try:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            os.replace(partial, file)
+        except OSError as error:
+            raise WriteError(str(file), f"cannot be written ({error.strerror})") from None
 
 
 @contextlib.contextmanager
@@ -114,7 +134,7 @@ def opened(path: Path, config: Config) -> Iterator[Workdir]:
 def _check_owner(path: Path, config: Config) -> None:
     """A workdir is empty, or belongs to the same settings."""
     if not (path / "config.json").is_file():
-        if others := sorted(p.name for p in path.iterdir() if p.name not in (".lock", "metrics.jsonl", "beside")):
+        if others := sorted(p.name for p in path.iterdir() if p.name not in OWN):
             raise WriteError(str(path), f"holds {others[0]!r} and no config.json", "an empty folder or an earlier run",
                              "take another --workdir")  # fmt: skip
         return

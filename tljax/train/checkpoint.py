@@ -1,10 +1,11 @@
 """Checkpoints that exist wholly or not at all: Orbax for the arrays, DONE.json written last with a digest for each.
 
 checkpoints/<step>/state/     what Orbax wrote
-checkpoints/<step>/DONE.json  format, step, fingerprint of the run, progress of the loop, path -> SHA-256
+checkpoints/<step>/DONE.json  format, step, fingerprint of the run, progress of the loop, path -> SHA-256, and its own
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -58,6 +59,12 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(partial, path)
 
 
+def seal(done: Mapping[str, Any]) -> str:
+    """The digest of what DONE.json says besides: the progress in it is as dear as the arrays."""
+    said = {name: value for name, value in done.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -80,8 +87,7 @@ class Checkpoints:
     def check_room(self, state: TrainState) -> None:
         """Refuses to start where three checkpoints would not fit (two are kept while the next is written)."""
         needed = 3 * sum(leaf.nbytes for leaf in named(state).values())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
+        free = self._free()
         if free < needed:
             raise WriteError(str(self.folder), f"{free:,} bytes free", f"{needed:,} for three checkpoints",
                              "free some space or take another --workdir")  # fmt: skip
@@ -94,20 +100,24 @@ class Checkpoints:
         """
         flat = named(state)
         step = int(flat["step"])
-        if step in self.steps():
-            return
         place = self.folder / str(step)
+        if step in self.steps():
+            try:
+                self._read(step)
+                return
+            except WeightsError as error:  # a run that went on from before a damaged checkpoint comes to it again
+                self.warn(f"{error} It is written again.")
         try:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
             ocp.PyTreeCheckpointer().save(place / "state", trees.unflatten(flat))
             done = {"format": FORMAT, "step": step, "fingerprint": self.fingerprint, "progress": progress,
                     "digests": trees.digests(flat)}  # fmt: skip
-            write_json(place / DONE, done)
+            write_json(place / DONE, {**done, "seal": seal(done)})
             self._read(step)
         except (OSError, ValueError, WeightsError) as error:
             shutil.rmtree(place, ignore_errors=True)
-            needed, free = sum(leaf.nbytes for leaf in flat.values()), shutil.disk_usage(self.folder).free
+            needed, free = sum(leaf.nbytes for leaf in flat.values()), self._free()
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise WriteError(str(place), f"the checkpoint of step {step} could not be written ({reason})",
                              f"{needed:,} bytes; {free:,} are free",
@@ -136,18 +146,26 @@ class Checkpoints:
             return rebuild(flat, like), done["progress"]
         return None
 
+    def _free(self) -> int:
+        """Bytes free where the checkpoints go; the folder itself may not be there yet."""
+        return shutil.disk_usage(next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())).free
+
     def _read(self, step: int) -> tuple[trees.Flat, dict[str, Any]]:
         """Reads and verifies one checkpoint."""
         place = self.folder / str(step)
         try:
             done = json.loads((place / DONE).read_text(encoding="utf-8"))
+            if not isinstance(done, dict):
+                raise ValueError(f"{DONE} is no table")
+            if done.get("format") != FORMAT:
+                raise WeightsError(str(place / DONE), f"format {done.get('format')}", f"{FORMAT}",
+                                   "it was written by another version of tljax; resume with that version")  # fmt: skip
+            if done.get("seal") != seal(done) or done["step"] != step:
+                raise ValueError(f"{DONE} is not what was written")
             restored = trees.flatten(ocp.PyTreeCheckpointer().restore(place / "state"))
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise WeightsError(str(place), f"unreadable ({reason})", "what was written there") from None
-        if done.get("format") != FORMAT:
-            raise WeightsError(str(place / DONE), f"format {done.get('format')}", f"{FORMAT}",
-                               "it was written by another version of tljax; resume with that version")  # fmt: skip
         flat = {path: np.asarray(leaf) for path, leaf in restored.items()}
         digests = trees.digests(flat)
         if bad := sorted(
@@ -178,13 +196,15 @@ class Checkpoints:
     def _retire(self, newest: int, best: int | None) -> None:
         """Deletes what is neither among the newest nor the best, and what was never finished.
 
-        A checkpoint loses its mark first, so that a deletion cut short leaves nothing that looks whole.
+        A checkpoint loses its mark first, so that a deletion cut short leaves nothing that looks whole. One of a
+        later step than the newest was passed over as damaged; it must not count among those kept.
         """
-        whole = self.steps()
+        marked = self.steps()
+        whole = [step for step in marked if step <= newest]
         stay = {*whole[-self.keep :], newest, best}
-        for step in whole:
+        for step in marked:
             if step not in stay:
                 (self.folder / str(step) / DONE).unlink()
         for place in self.folder.iterdir():
-            if not (place / DONE).is_file():
+            if place.name.isdigit() and not (place / DONE).is_file():
                 shutil.rmtree(place, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The loop: epochs of steps, an evaluation after each, checkpoints between, and a stop that loses nothing."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol
@@ -51,13 +52,18 @@ class Progress:
     def add(self, scores: Scores, step: int, metric: str) -> None:
         self.history.append(scores)
         score = scores.get(metric)
+        if score is None or not math.isfinite(score):
+            return
         sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-        if score is not None and (self.best_score is None or sign * score > sign * self.best_score):
+        if self.best_score is None or sign * score > sign * self.best_score:
             self.best_score, self.best_step = score, step
 
     def epochs_since_best(self, metric: str) -> int:
+        """0 where nothing was scored: without validation data there is nothing to lose patience over."""
+        if self.best_score is None:
+            return 0
         scores = [s.get(metric) for s in self.history]
-        return len(scores) - 1 - scores.index(self.best_score) if self.best_score in scores else 0
+        return len(scores) - 1 - scores.index(self.best_score)
 
 
 def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[TrainState], Scores],
@@ -99,11 +105,12 @@ def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[Trai
             window.add(done, rows, metrics)
             saving = done % settings.save_every_steps == 0
             ending = done % feed.steps_per_epoch == 0
-            if saving or ending or stopping() or done % settings.log_every_steps == 0:
+            stop = stopping()  # asked once a step: a signal between two answers would save what was not looked at
+            if saving or ending or stop or done % settings.log_every_steps == 0:
                 window.flush()
             if saving and not ending:
                 checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
-            if stopping():
+            if stop:
                 break
         batches.close()
 

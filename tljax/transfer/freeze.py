@@ -118,7 +118,7 @@ def plan(network: Network, strategy: str = "full", *, k: int = 2, rules: Iterabl
     factors = {FROZEN: 0.0, "body": 1.0, HEAD: head_factor}
     if layer_decay != 1.0:  # each stage a group of its own
         for place in places:
-            if labels[place.path] == "body":
+            if labels[place.path] == "body" and place.stage != HEAD:  # HEAD names a group of its own factor
                 labels[place.path] = place.stage
                 factors[place.stage] = layer_decay ** _steps_down(place, layers)
     trainable = [network.stage_names.index(p.stage) for p in places if labels[p.path] != FROZEN]
@@ -176,7 +176,7 @@ def table(network: Network, plan: FreezePlan) -> list[Row]:
 
 def render(rows: list[Row]) -> str:
     """The freeze table as text."""
-    lines = [f"{'stage':<12}{'parameters':>13}{'trainable':>13}  {'rate factor':<12}{'mode':<6}"]
+    lines = [f"{'stage':<12}{'parameters':>13}{'trainable':>13}  {'rate factor':<12}mode"]
     for row in rows:
         shown = f"{row.trainable:,}" if row.trainable else "frozen" if row.parameters else "–"
         lines.append(f"{row.stage:<12}{row.parameters:>13,}{shown:>13}  {row.factor:<12}{row.mode:<6}".rstrip())

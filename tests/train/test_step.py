@@ -1,0 +1,207 @@
+"""One step: the loss against a reference, dropout by step and key, what NaN does not touch, what is donated."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import CLASSES, Case, batch_of, make_case
+
+from tljax import trees
+from tljax.train.step import TrainStep, cross_entropy, make_eval_step
+
+
+def reference(logits, labels, smoothing=0.0):
+    """The same in NumPy, in float64, from the definition: -sum_c q_c log p_c."""
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    q = np.full(logits.shape, smoothing / logits.shape[-1])
+    q[np.arange(len(labels)), labels] += 1 - smoothing
+    return -(q * log_p).sum(-1)
+
+
+def logits_and_labels(scale):
+    rng = np.random.default_rng(0)
+    return rng.normal(0, scale, (64, 7)).astype(np.float32), rng.integers(0, 7, 64).astype(np.int32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 50.0])
+def test_cross_entropy(scale, smoothing):
+    logits, labels = logits_and_labels(scale)
+    # float32 against float64, at losses of up to a few hundred nats
+    np.testing.assert_allclose(cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing),
+                               reference(logits, labels, smoothing), rtol=2e-6, atol=2e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_torchs(smoothing):
+    torch = pytest.importorskip("torch")
+    logits, labels = logits_and_labels(3.0)
+    theirs = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels).long(), reduction="none",
+                                               label_smoothing=smoothing)  # fmt: skip
+    np.testing.assert_allclose(cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing), theirs.numpy(),
+                               rtol=2e-6, atol=2e-6)  # fmt: skip
+
+
+# Compiled steps, shared: `last_k` has frozen parameters, dropout in what trains, and moments.
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return make_case("bert", "last_k", dropout=0.3)
+
+
+@pytest.fixture(scope="module")
+def step(case) -> TrainStep:
+    return case.step()
+
+
+@pytest.fixture(scope="module")
+def weighted() -> tuple[Case, TrainStep]:
+    """Without dropout; classes weigh 1, 2, 3, 4, 5, and a tenth of the mass is smoothed."""
+    case = make_case("bert", "feature_extraction", dropout=0.0)
+    return case, case.step(class_weights=[1, 2, 3, 4, 5], smoothing=0.1)
+
+
+BATCH = batch_of("bert", 4)
+
+
+def loss_at(case, step, count=0, key=0, batch=BATCH) -> float:
+    state = case.state()
+    _, metrics = step.gradient(state.trainable, state.frozen, jnp.int32(count), jax.random.key(key), batch)
+    return float(metrics["loss"])
+
+
+def test_dropout_changes_with_step_and_key_and_is_reproducible(case, step):
+    losses = {(count, key): loss_at(case, step, count, key) for count in range(3) for key in range(3)}
+    assert len(set(losses.values())) == 9
+    for (count, key), loss in losses.items():
+        assert loss_at(case, step, count, key) == loss
+
+
+@pytest.mark.parametrize("masked", [[], [0], [1, 3]])
+def test_the_loss_is_the_weighted_mean(weighted, masked):
+    case, step = weighted
+    batch = {**BATCH, "weights": np.ones(4, np.float32)}
+    batch["weights"][masked] = 0.0
+    state = case.state()
+    logits = case.backbone.run(case.params, batch["inputs"])["logits"]
+    weights = batch["weights"] * np.arange(1, CLASSES + 1)[batch["labels"]]
+    rows = reference(logits, batch["labels"], smoothing=0.1)
+    _, metrics = step.gradient(state.trainable, state.frozen, state.step, state.key, batch)
+    assert float(metrics["weight"]) == weights.sum()
+    assert float(metrics["loss"]) == pytest.approx((rows * weights).sum() / weights.sum(), rel=1e-5)
+
+
+def test_class_weights_scale_the_gradient_of_their_rows(weighted):
+    """With one row of each of two classes, the gradient is the weighted mean of the gradients of either alone."""
+    case, step = weighted
+    state = case.state()
+
+    def gradient(weights):
+        batch = {**BATCH, "labels": np.array([0, 3, 0, 0], np.int32), "weights": np.asarray(weights, np.float32)}
+        return step.gradient(state.trainable, state.frozen, state.step, state.key, batch)[0]
+
+    first, second, both = gradient([1, 0, 0, 0]), gradient([0, 1, 0, 0]), gradient([1, 1, 0, 0])
+    for path in both:
+        expected = (1 * np.asarray(first[path]) + 4 * np.asarray(second[path])) / 5
+        np.testing.assert_allclose(both[path], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_metrics(case, step):
+    state = case.state()
+    grads, metrics = step.gradient(state.trainable, state.frozen, jnp.int32(3), state.key, BATCH)
+    assert grads.keys() == state.trainable.keys()
+    assert float(metrics["grad_norm"]) == pytest.approx(float(optax.tree.norm(grads)), rel=1e-6)
+    assert float(metrics["learning_rate"]) == pytest.approx(0.01 * 0.7)  # linear over 10 steps
+    assert bool(metrics["finite"])
+    assert {name: value.dtype.name for name, value in metrics.items()} == {
+        "loss": "float32", "weight": "float32", "grad_norm": "float32", "learning_rate": "float32", "finite": "bool",
+        "first_bad": "int32",
+    }  # fmt: skip
+    assert all(value.shape == () for value in metrics.values())
+
+
+def test_steps_are_counted(case, step):
+    state = case.state()
+    for expected in (1, 2, 3):
+        state, _ = step(state, BATCH)
+        assert (int(state.step), state.step.dtype) == (expected, jnp.int32)
+
+
+def test_steps_learn(case, step):
+    state = case.state()
+    before = loss_at(case, step)
+    for _ in range(9):
+        state, metrics = step(state, BATCH)
+    assert float(metrics["loss"]) < 0.7 * before
+
+
+def poisoned(case, path, value=np.nan):
+    """The state with one entry of one parameter broken."""
+    state = case.state()
+    part = "trainable" if path in state.trainable else "frozen"
+    leaves = dict(getattr(state, part))
+    leaves[path] = leaves[path].at[(0,) * leaves[path].ndim].set(value)
+    return dataclasses.replace(state, **{part: leaves})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("path", ["bert/embeddings/LayerNorm/scale", "classifier/bias"])
+def test_numbers_that_are_not_finite_are_not_applied(case, step, path, value):
+    state, _ = step(case.state(), BATCH)  # moments that are not zero
+    broken = poisoned(case, path, value)
+    state = dataclasses.replace(broken, opt_state=state.opt_state, step=state.step)
+    before = trees.digests({**state.trainable, **{str(i): x for i, x in enumerate(jax.tree.leaves(state.opt_state))}})
+    after, metrics = step(state, BATCH)
+    assert not bool(metrics["finite"])
+    assert not np.isfinite(metrics["loss"])
+    now = trees.digests({**after.trainable, **{str(i): x for i, x in enumerate(jax.tree.leaves(after.opt_state))}})
+    assert now == before  # bit for bit, the moments too
+    assert int(after.step) == 2
+    assert sorted(after.trainable)[int(metrics["first_bad"])] in after.trainable
+
+
+@pytest.mark.parametrize("path", ["bert/encoder/layer/1/attention/self/query/bias", "bert/pooler/dense/kernel"])
+def test_first_bad_names_the_first_parameter_whose_gradient_is_not_finite(case, step, path):
+    state = poisoned(case, path)
+    grads, metrics = step.gradient(state.trainable, state.frozen, state.step, state.key, BATCH)
+    bad = [p for p in sorted(grads) if not np.all(np.isfinite(grads[p]))]
+    assert bad
+    assert sorted(grads)[int(metrics["first_bad"])] == bad[0]
+
+
+def test_the_moving_part_is_donated_and_the_frozen_part_is_kept(case, step):
+    state = case.state()
+    after, _ = step(state, BATCH)
+    assert all(leaf.is_deleted() for leaf in state.trainable.values())
+    assert state.step.is_deleted()
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
+    assert not any(leaf.is_deleted() for leaf in state.frozen.values())
+    assert all(after.frozen[path] is leaf for path, leaf in state.frozen.items())
+    assert not state.key.is_deleted()
+
+
+def test_what_the_state_was_made_from_survives_the_donation(case, step):
+    before = trees.digests(trees.flatten(case.params))
+    step(case.state(), BATCH)
+    assert trees.digests(trees.flatten(case.params)) == before
+
+
+def test_the_same_step_twice_is_bit_identical(case, step):
+    (a, x), (b, y) = (step(case.state(), BATCH) for _ in range(2))
+    assert trees.digests(a.trainable) == trees.digests(b.trainable)
+    assert float(x["loss"]) == float(y["loss"])
+
+
+def test_the_evaluation_step_gives_probabilities_and_has_no_dropout(case):
+    evaluate = make_eval_step(case.backbone)
+    probs = evaluate(case.params, BATCH["inputs"])
+    assert probs.shape == (4, CLASSES)
+    assert probs.dtype == jnp.float32
+    np.testing.assert_allclose(probs.sum(-1), 1.0, rtol=1e-6)
+    assert np.array_equal(probs, evaluate(case.params, BATCH["inputs"]))
+    logits = np.asarray(case.backbone.run(case.params, BATCH["inputs"])["logits"])
+    np.testing.assert_allclose(np.log(probs), logits - np.log(np.exp(logits).sum(-1, keepdims=True)), atol=2e-6)
