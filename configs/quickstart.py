@@ -19,10 +19,10 @@ def get_config() -> Config:
             test=os.path.join(HERE, "support_tickets_test.csv"),
             validation_fraction=0.0,
             label_column="intent",
-            max_length=64,
+            max_length=48,
             max_buckets=2,
         ),
         transfer=TransferConfig(strategy="last_k", k=2, head_factor=30.0, beside="feature_extraction|scratch"),
-        optim=OptimConfig(learning_rate=1e-4),
-        train=TrainConfig(batch_size=32, epochs=5),
+        optim=OptimConfig(learning_rate=2e-4),
+        train=TrainConfig(batch_size=32, epochs=4),
     )

@@ -140,8 +140,13 @@ def test_a_whole_number_is_a_rate_too():
 
 def test_all_problems_at_once_in_order_of_definition():
     made = good(seed=-1, optim__name="adm", train__epochs=0)
-    assert [p.split(":")[0] for p in problems(made)] == ["--config.seed", "--config.optim.name", "--config.train.epochs"]
-    assert "2 setting(s)" in str(pytest.raises(ConfigError, validate, good(seed=-1, train__epochs=0)).value)
+    assert [p.split(":")[0] for p in problems(made)] == [
+        "--config.seed",
+        "--config.optim.name",
+        "--config.train.epochs",
+    ]
+    with pytest.raises(ConfigError, match=r"3 setting\(s\) do not pass"):
+        validate(made)
 
 
 def test_a_choice_names_the_nearest():
@@ -205,7 +210,12 @@ def test_to_json_and_back():
             node, path = made, name.removeprefix("config.").split(".")
             for parent in path[:-1]:
                 node = getattr(node, parent)
-            drawn = {bool: rng.random() < 0.5, int: rng.randint(-5, 5), float: rng.uniform(-1, 1), str: f"é\n{rng.random()}"}
+            drawn = {
+                bool: rng.random() < 0.5,
+                int: rng.randint(-5, 5),
+                float: rng.uniform(-1, 1),
+                str: f"é\n{rng.random()}",
+            }
             setattr(node, path[-1], drawn.get(field.type, (("a/.*", "frozen"), (".*", "head"))[: rng.randint(0, 2)]))
             assert value is not None
         again = from_dict(json.loads(json.dumps(to_dict(made))))

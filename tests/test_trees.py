@@ -105,7 +105,14 @@ def test_count_and_nbytes():
 
 def test_a_digest_tells_every_bit_the_shape_and_the_dtype():
     array = np.arange(6, dtype=np.float32)
-    others = [array.reshape(2, 3), array.reshape(3, 2), array.view(np.int32), array.view(np.uint32), array[:5], array * -0.0]
+    others = [
+        array.reshape(2, 3),
+        array.reshape(3, 2),
+        array.view(np.int32),
+        array.view(np.uint32),
+        array[:5],
+        array * -0.0,
+    ]
     for byte in range(array.nbytes):
         for bit in range(8):
             flipped = array.copy()
@@ -117,7 +124,12 @@ def test_a_digest_tells_every_bit_the_shape_and_the_dtype():
 
 def test_a_digest_sees_the_values_and_not_where_they_lie():
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
-    same = (array.copy(), np.asfortranarray(array), np.arange(24, dtype=np.float32)[::2].reshape(3, 4) / 2, jnp.array(array))
+    same = (
+        array.copy(),
+        np.asfortranarray(array),
+        np.arange(24, dtype=np.float32)[::2].reshape(3, 4) / 2,
+        jnp.array(array),
+    )
     assert {trees.digest(a) for a in same} == {trees.digest(array)}
     assert trees.digest(np.array(0.0)) != trees.digest(np.array(-0.0))
 

@@ -178,7 +178,7 @@ def _define_config(arguments: list[str], values: "flags.FlagValues") -> None:
         near = difflib.get_close_matches(name, there, 1)
         raise ConfigError("--config", f"there is no file {path!r}", CONFIG_FILE,
                           f"did you mean {os.path.join(folder, near[0])}?" if near else "")  # fmt: skip
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["tljax", *arguments])
 
 
 def _unknown_setting(arguments: list[str], error: KeyError) -> ConfigError:

@@ -127,7 +127,7 @@ def test_random_bits_are_a_function_of_key_and_position():
     assert flat[:3].tolist() == PINNED
 
 
-PINNED = [0, 0, 0]
+PINNED = [2302592709, 2893004708, 1488423529]
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 3, 4)])
@@ -154,7 +154,9 @@ def test_layer_norm_reckons_in_float32():
     assert out.dtype == jnp.bfloat16
     wide = x.astype(np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
-    np.testing.assert_allclose(out.astype(np.float64), expected, atol=2**-7)  # rounding of the result alone
+    np.testing.assert_allclose(
+        np.asarray(out).astype(np.float64), expected, rtol=2**-8, atol=1e-4
+    )  # rounding of the result alone
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (2, 1, 3, 5)])
@@ -227,7 +229,9 @@ def test_what_is_masked_does_not_matter_at_all():
 
 
 def test_attention_of_nothing_is_finite():
-    out = SelfAttention(2, 0.0).apply({"params": ATTENTION}, jnp.asarray(normal(1, 5, 8)), np.zeros((1, 5), np.int32), False)
+    out = SelfAttention(2, 0.0).apply(
+        {"params": ATTENTION}, jnp.asarray(normal(1, 5, 8)), np.zeros((1, 5), np.int32), False
+    )
     assert np.all(np.isfinite(out))
 
 
@@ -287,7 +291,9 @@ def test_bfloat16_parameters_give_what_float32_ones_give():
     case = make_case("bert", "full")
     backbone = models.build(CONFIGS["bert"], num_labels=CLASSES, dtype=jnp.bfloat16)
     flat = trees.flatten(case.params)
-    rounded = {p: a.astype(jnp.bfloat16) if p.endswith("/kernel") and "classifier" not in p else a for p, a in flat.items()}
+    rounded = {
+        p: a.astype(jnp.bfloat16) if p.endswith("/kernel") and "classifier" not in p else a for p, a in flat.items()
+    }
     inputs = batch_of("bert", 3)["inputs"]
     a, b = (jax.jit(backbone.run)(trees.unflatten(p), inputs)["logits"] for p in (flat, rounded))
     assert np.array_equal(a, b)

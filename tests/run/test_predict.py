@@ -1,6 +1,7 @@
 """From a finished workdir to predictions, scores, exports and the freeze table."""
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from tljax.run import export, predict, show
 from tljax.train.step import make_eval_step
 from tljax.weights.load import load_pretrained
 
-AWKWARD = ["see apple pear", 'the "iron", copper', "near\nwind\r\nstorm", "apple, pear; plum", "zebra", "'", "WIND storm",
-           "ünïcödé 😀 \x00 cloud", " zinc ", "see " * 40 + "iron"]  # fmt: skip
+AWKWARD = ["see apple pear", 'the "iron", copper', "near\nwind\r\nstorm", "apple, pear; plum", "zebra", "'",
+           "WIND storm", "ünïcödé 😀 \x00 cloud", " zinc ", "see " * 40 + "iron"]  # fmt: skip
 
 
 @pytest.fixture
@@ -175,6 +176,7 @@ def test_export_hf(text_run, tmp_path):
 
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_export_stablehlo_computes_the_same_for_any_batch(request, tmp_path, kind):
+    pytest.importorskip("flatbuffers")
     run = request.getfixturevalue(f"{kind}_run")
     export.export(run.path, tmp_path / "out", "stablehlo")
     made = contents(tmp_path / "out")
@@ -198,7 +200,7 @@ def test_export_stablehlo_computes_the_same_for_any_batch(request, tmp_path, kin
         assert np.ptp(jax.device_get(probs)) > 0.1
 
 
-def test_exports_that_are_refused(text_run, tmp_path):
+def test_exports_that_are_refused(text_run, tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "file").write_text("x")
     attempts = [("out", "onnx", ConfigError, "'onnx'; expected one of hf, stablehlo"),
@@ -208,7 +210,11 @@ def test_exports_that_are_refused(text_run, tmp_path):
         with pytest.raises(kind) as caught:
             export.export(text_run.path, tmp_path / name, format)
         assert words in str(caught.value)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install flatbuffers"):
+        export.export(text_run.path, tmp_path / "out", "stablehlo")
     assert list((tmp_path / "there").iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "there"]
 
 
 def test_show_prints_the_freeze_table(text_run):
@@ -226,6 +232,6 @@ def test_show_prints_the_freeze_table(text_run):
 
 def test_show_refuses_what_the_network_has_not(text_run):
     for strategy, k, words in (("last_k", 3, "1 to 2, the layers"), ("last_q", 1, "'last_q'")):
-        with pytest.raises(ConfigError, match="--config.transfer") as caught:
+        with pytest.raises(ConfigError, match=r"--config\.transfer") as caught:
             show.show(text_run.config.model.ref, strategy, k)
         assert words in str(caught.value)

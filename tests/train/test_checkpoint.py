@@ -188,7 +188,9 @@ def test_a_flipped_bit_in_any_file_is_found_or_harmless(copied):
             path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 1}', '{"format": 1, "seal": ""}', "\x00" * 9])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"format": 1}', '{"format": 1, "seal": ""}', "\x00" * 9]
+)
 def test_a_mark_that_says_nothing(copied, warnings, text):
     (copied.folder / "20" / DONE).write_text(text)
     assert same(copied.restore(make_state())[0], make_state(10))
@@ -281,7 +283,8 @@ OTHERS = [
     ("less trains", {"shapes": {"classifier/kernel": (64, 3)}},
      ["trainable/bert/a/kernel: have float32[256, 64], want nothing"], 6),
     ("another optimizer", {"optimizer": "sgd"},
-     ["optimizer/0/nu/bert/a/bias: have float32[64], want nothing", "optimizer/0/trace/bert/a/bias: have nothing, want float32[64]",
+     ["optimizer/0/nu/bert/a/bias: have float32[64], want nothing",
+      "optimizer/0/trace/bert/a/bias: have nothing, want float32[64]",
       "optimizer/0/count: have int32[], want nothing"], 10),
     ("another dtype", {"dtype": jnp.bfloat16}, ["trainable/bert/a/bias: have float32[64], want bfloat16[64]"], 9),
     ("a step counter of another dtype", {"count": jnp.float32}, ["step: have int32[], want float32[]"], 1),

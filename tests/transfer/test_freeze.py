@@ -108,7 +108,9 @@ def test_layer_decay_counts_frozen_layers_too():
 def test_layer_decay_over_twelve_layers_is_beits():
     network = models.build({**CONFIGS["vit"], "num_hidden_layers": 12}, num_labels=2)
     factors = freeze.plan(network, "full", layer_decay=0.65).factors
-    scales = [0.65 ** (12 + 1 - i) for i in range(12 + 2)]  # BEiT, optim_factory.py: values of the LayerDecayValueAssigner
+    scales = [
+        0.65 ** (12 + 1 - i) for i in range(12 + 2)
+    ]  # BEiT, optim_factory.py: values of the LayerDecayValueAssigner
     stages = ["embeddings", *(f"layer_{i}" for i in range(12)), "layernorm"]
     assert [factors[stage] for stage in stages] == scales
 

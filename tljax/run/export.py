@@ -1,5 +1,7 @@
 """`tljax export`: the model of a finished workdir for other programs."""
 
+import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from tljax.errors import ConfigError, WriteError
+from tljax.errors import ConfigError, WriteError, printable
 from tljax.run.predict import open_model
 from tljax.train.step import make_eval_step
 from tljax.weights.load import Model
@@ -22,8 +24,10 @@ def export(path: Path, output: Path, format: str = "hf") -> None:
       format: "hf": the Hugging Face folder; "stablehlo": that, and `predict.stablehlo`, the compiled function
         (params, inputs) -> probabilities for any batch size, as jax.export serialises it.
 
+    The folder appears when it is whole.
+
     Raises:
-      ConfigError: another format, or the output exists.
+      ConfigError: another format, one that needs a package that is not here, or the output exists.
       DataError, WriteError.
     """
     if format not in FORMATS:
@@ -31,12 +35,18 @@ def export(path: Path, output: Path, format: str = "hf") -> None:
     if output.exists():
         raise ConfigError("--output", f"{output} exists", "a new folder")
     model, _ = open_model(path)
+    compiled = serialised(model) if format == "stablehlo" else b""
+    draft = output.with_name(f".{output.name}.draft-{os.getpid()}")
     try:
-        shutil.copytree(path / "model", output)
-        if format == "stablehlo":
-            (output / "predict.stablehlo").write_bytes(serialised(model))
-    except OSError as error:
-        raise WriteError(str(output), f"cannot be written ({error.strerror})", fix="take another --output") from None
+        shutil.copytree(path / "model", draft)
+        if compiled:
+            (draft / "predict.stablehlo").write_bytes(compiled)
+        draft.rename(output)
+    except OSError as error:  # copytree raises a list of them that has no strerror
+        found = f"cannot be written ({error.strerror or printable(error)})"
+        raise WriteError(str(output), found, fix="take another --output") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def serialised(model: Model) -> bytes:
@@ -44,11 +54,14 @@ def serialised(model: Model) -> bytes:
 
     The number of rows is free, and so is the number of tokens; images have the model's size.
     """
-    sizes = jax_export.symbolic_shape("batch, tokens", constraints=["batch >= 1", "tokens >= 1"])
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ConfigError("--format", "stablehlo needs the package flatbuffers, which is not installed",
+                          fix="pip install flatbuffers")  # fmt: skip
+    scope = jax_export.SymbolicScope()
     inputs = {}
     for name, leaf in model.backbone.example().items():
-        shape = (sizes[0], sizes[1]) if len(leaf.shape) == 2 else (sizes[0], *leaf.shape[1:])
-        inputs[name] = jax.ShapeDtypeStruct(shape, leaf.dtype)
+        sizes = "batch, tokens" if len(leaf.shape) == 2 else ", ".join(("batch", *map(str, leaf.shape[1:])))
+        inputs[name] = jax.ShapeDtypeStruct(jax_export.symbolic_shape(sizes, scope=scope), leaf.dtype)
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), model.params)
     exported = jax_export.export(make_eval_step(model.backbone), platforms=("cpu", "cuda", "tpu"))(params, inputs)  # type: ignore[arg-type]
     return bytes(exported.serialize())

@@ -1,5 +1,6 @@
 """`tljax predict` and `tljax eval`: from an exported model and a file to labels and scores."""
 
+import contextlib
 import csv
 import os
 from collections.abc import Callable
@@ -72,7 +73,8 @@ def predict(path: Path, source: str, output: Path, say: Callable[[str], None] = 
     except OSError as error:
         raise WriteError(str(output), f"cannot be written ({error.strerror})", fix="take another --output") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be none; what was wrong has been said
+            partial.unlink(missing_ok=True)
     return len(records)
 
 
