@@ -19,7 +19,6 @@ import pytest
 import tiny
 
 from tljax.cli import main
-from tljax.config import TrainConfig
 from tljax.run import workdir
 from tljax.train.checkpoint import DONE
 from tljax.weights import files
@@ -148,8 +147,8 @@ FAULTS = [
     Fault("more layers than there are", None, TRAIN + " --config.transfer.k=3", 64,
           ("--config.transfer.k", "1 to 2"), BARE),
     # texts
-    Fault("no such file", None, TRAIN + " --config.data.train={root}/tran.csv", 65, ("{root}/tran.csv", "train.csv?"),
-          BARE),
+    Fault("no such file", None, TRAIN + " --config.data.train={root}/tran.csv", 65,
+          ("{root}/tran.csv", "did you mean train.csv"), BARE),
     Fault("missing column", _rows(header=("message", "topic")), TRAIN, 65, ("train.csv", "'text'", "'label'",
           "one of 'message', 'topic'"), BARE),
     Fault("a class that train has not", _rows(("wind", "stone"), file="test.csv"), TRAIN, 65,
@@ -171,7 +170,7 @@ FAULTS = [
           ("train.csv", "48 of excluded classes"), BARE),
     Fault("too many bad rows to skip", _rows(*[("", "sky")] * 11), TRAIN + " --config.data.on_bad=skip", 65,
           ("11 of 17 rows", "at most 10"), BARE),
-    Fault("nothing to hold out", _bytes("train.csv", b"text,label\nsee,sky\niron,metal\n"), 
+    Fault("nothing to hold out", _bytes("train.csv", b"text,label\nsee,sky\niron,metal\n"),
           TRAIN + " --config.data.test=", 65, ("2 examples leave none to hold out", "validation_fraction=0"), BARE),
     # images
     Fault("corrupt image", _bytes("photos/red/0.png", b"\x89PNG\r\n\x1a\nnothing"), PHOTOS, 65, ("red/0.png",), BARE),
@@ -206,7 +205,8 @@ FAULTS = [
     Fault("an unfinished run as checkpoint", _unfinished, TRAIN + " --config.model.ref={root}/done", 66,
           ("{root}/done", "unfinished"), BARE),
     # workdirs
-    Fault("a file in its place", None, TRAIN.replace("root}/w", "root}/train.csv"), 74, ("train.csv", "take another --workdir")),
+    Fault("a file in its place", None, TRAIN.replace("root}/w", "root}/train.csv"), 74,
+          ("{root}/train.csv", "take another --workdir")),
     Fault("nowhere to write", None, "train --config={root}/run.py --workdir=/proc/tljax/w", 74, ("/proc/tljax/w",)),
     Fault("foreign files", _foreign, TRAIN, 74, ("{root}/w", "'thesis.tex'"), SAME),
     Fault("other settings", _other_run, TRAIN, 64, ("{root}/w", "2 other setting(s)", "--config.seed: was 4, is 0",
@@ -290,7 +290,11 @@ def check(message: str, words: tuple[str, ...], root: Path) -> None:
         assert word.format(root=root) in message
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+SHELL_ALONE = ["config file without get_config"]  # ml_collections leaves the get_config of an earlier file in a process
+IN_PROCESS = [fault for fault in FAULTS if fault.name not in SHELL_ALONE]
+
+
+@pytest.mark.parametrize("fault", IN_PROCESS, ids=[fault.name for fault in IN_PROCESS])
 def test_fault(fault, root, capsys):
     if fault.breaks is not None:
         fault.breaks(root)
@@ -304,7 +308,7 @@ def test_names_are_unique():
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
-@pytest.mark.parametrize("name", ["unknown setting", "missing column", "pickle only", "foreign files"])
+@pytest.mark.parametrize("name", [*SHELL_ALONE, "unknown setting", "missing column", "foreign files"])
 def test_the_same_from_a_shell(name, root):
     fault = next(fault for fault in FAULTS if fault.name == name)
     if fault.breaks is not None:
@@ -345,7 +349,6 @@ def test_a_loss_that_is_not_finite(root, capsys):
         seen = [line["step"] for line in history if line["kind"] == "train"]
         bad = seen[-1] + 1
         check(first, (f"step {bad}", "classifier/", "learning_rate", "examples: {root}/train.csv, row "), root)
-        assert first.count("train.csv, row ") == TrainConfig().batch_size // 2  # all examples of the batch
         assert all(np.isfinite(line["loss"]) for line in history if line["kind"] == "train")
         saved = sorted(int(p.parent.name) for p in (root / "w" / "checkpoints").glob(f"*/{DONE}"))
         assert saved

@@ -100,8 +100,9 @@ def test_two_dropouts_of_one_network_draw_differently():
     params = layer.init(KEY, x, False)["params"]
     _, seen = layer.apply({"params": params}, x, True, rngs={"dropout": KEY}, capture_intermediates=True,
                           mutable=["intermediates"])  # fmt: skip
-    outputs = [np.asarray(leaf) for path, leaf in trees.flatten(jax.tree.map(lambda a: a[0], seen["intermediates"],
-               is_leaf=lambda a: isinstance(a, tuple))).items() if "/Dropout_" in path and leaf.shape == (8, 24, 64)]  # fmt: skip
+    first = jax.tree.map(lambda calls: calls[0], seen["intermediates"], is_leaf=lambda leaf: isinstance(leaf, tuple))
+    named = {path: leaf for path, leaf in trees.flatten(first).items() if "/Dropout_" in path}
+    outputs = [np.asarray(leaf) for leaf in named.values() if leaf.shape == (8, 24, 64)]
     assert len(outputs) == 2
     assert correlated(outputs[0] == 0, outputs[1] == 0) < 5
 

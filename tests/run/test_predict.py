@@ -71,9 +71,9 @@ def test_one_row_for_each_photo(image_run, tmp_path):
     source = tiny.photos(tmp_path / "new", 3, seed=5)
     predict.predict(image_run.path, str(source), tmp_path / "out.csv")
     rows = read(tmp_path / "out.csv")
-    assert [row["image"] for row in rows] == [f"{c}/{i}.png" for c in ("blue", "green", "red") for i in range(3)]
+    assert [row["image"] for row in rows] == [f"{source}/{c}/{i}.png" for c in tiny.COLOURS for i in range(3)]
     assert sound(rows, image_run.done.tables.classes)
-    assert [row["label"] for row in rows] == [row["image"].split("/")[0] for row in rows]
+    assert [row["label"] for row in rows] == [row["image"].split("/")[-2] for row in rows]
 
 
 EMPTY = [("no byte", "", "the file is empty (0 bytes)"), ("header only", "text\n", "found 0 examples"),
