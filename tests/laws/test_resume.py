@@ -158,7 +158,7 @@ def forks(bench) -> Iterator[Forks]:
 
 
 @pytest.fixture(scope="module")
-def alone(bench) -> Outcome:
+def alone(bench, forks) -> Outcome:  # forks: its imports run meanwhile
     """What the run comes to when nobody disturbs it."""
     workdir = bench.root / "alone"
     with open(bench.root / "alone.log", "ab") as log:

@@ -1,8 +1,9 @@
 """A workdir: who may take it, what it remembers, and its log."""
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,24 +114,26 @@ def test_a_held_workdir_names_its_holder(tmp_path):
     reopened(tmp_path / "w")  # and is free afterwards
 
 
-def _hold(path: str, ready, done) -> None:
-    with workdir.opened(Path(path), CONFIG):
-        ready.set()
-        done.wait(60)
+HOLD = """
+import sys
+from pathlib import Path
+from tljax.config import Config
+from tljax.run import workdir
+with workdir.opened(Path(sys.argv[1]), Config()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_workdir_held_by_another_process_that_is_then_killed(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(tmp_path / "w"), ready, done))
-    holder.start()
-    try:
-        assert ready.wait(60)
-        with pytest.raises(ConfigError, match=f"in use by process {holder.pid} on "):
-            reopened(tmp_path / "w")
-    finally:
-        holder.kill()
-        holder.join()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "w")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(ConfigError, match=f"in use by process {holder.pid} on "):
+                reopened(tmp_path / "w")
+        finally:
+            holder.kill()
     reopened(tmp_path / "w")  # a lock dies with its holder
 
 

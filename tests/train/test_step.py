@@ -10,7 +10,9 @@ import pytest
 from cases import CLASSES, Case, batch_of, make_case
 
 from tljax import trees
-from tljax.train.step import TrainStep, cross_entropy, make_eval_step
+from tljax.train.state import create
+from tljax.train.step import TrainStep, cross_entropy, make_eval_step, make_train_step
+from tljax.transfer.freeze import FreezePlan
 
 
 def reference(logits, labels, smoothing=0.0):
@@ -171,6 +173,32 @@ def test_first_bad_names_the_first_parameter_whose_gradient_is_not_finite(case, 
     bad = [p for p in sorted(grads) if not np.all(np.isfinite(grads[p]))]
     assert bad
     assert sorted(grads)[int(metrics["first_bad"])] == bad[0]
+
+
+class Roots:
+    """logits = sum of the square roots of three parameters, in each of two classes: an infinite slope at 0."""
+
+    def run(self, params, x, start=0, stop=None, train=False, key=None):
+        if stop == 0:
+            return x
+        return {"logits": x["ones"] @ sum(jnp.sqrt(params[name]) for name in ("a", "b", "c"))}
+
+
+@pytest.mark.parametrize(("zero", "first"), [("a", 0), ("b", 1), ("c", 2), ("bc", 1), ("", 0)])
+def test_an_infinite_gradient_of_a_finite_loss_is_found_and_named(zero, first):
+    params = {name: jnp.array([[0.0 if name in zero else 1.0, 4.0]]) for name in "abc"}
+    plan = FreezePlan(dict.fromkeys("abc", "body"), {"body": 1.0}, 0)
+    rule = optax.sgd(1.0)
+    roots = make_train_step(Roots(), plan, rule, optax.constant_schedule(1.0))
+    state = create(params, plan, rule, jax.random.key(0))
+    batch = {"inputs": {"ones": np.ones((2, 1), np.float32)}, "labels": np.zeros(2, np.int32),
+             "weights": np.ones(2, np.float32)}  # fmt: skip
+    before = trees.digests(state.trainable)
+    after, metrics = roots(state, batch)
+    assert np.isfinite(metrics["loss"])
+    assert bool(metrics["finite"]) == (not zero)
+    assert (trees.digests(after.trainable) == before) == bool(zero)
+    assert int(metrics["first_bad"]) == first
 
 
 def test_the_moving_part_is_donated_and_the_frozen_part_is_kept(case, step):
