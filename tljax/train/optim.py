@@ -38,8 +38,8 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
     """Scales the gradient so that its global norm is at most `limit`.
 
     optax.clip_by_global_norm divides every entry; that quotient is too dear for XLA to compute twice, so it
-    is stored and read back. One scalar factor fuses into the update and takes it from 61 to 31 ms (22.7 M
-    parameters, AdamW, 2 cores).
+    is stored and read back. One scalar factor fuses into the update and takes it from 122 to 62 ms of processor
+    time (22.7 M parameters, AdamW, float32).
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
