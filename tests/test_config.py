@@ -58,7 +58,7 @@ LOW_AND_HIGH = [
     # setting, values that pass, values that do not
     ("model__pooling", ("auto", "pooler", "mean"), ("max", "")),
     ("model__image_size", (0, 224, 4096), (-1, 4097)),
-    ("model__dropout", (-1, -1.0, 0.0, 0.99), (-1.1, 1.0)),
+    ("model__dropout", (-1, -1.0, 0.0, 0.99), (-1.1, -0.5, 1.0, 10**400)),
     ("model__dtype", ("float32", "bfloat16"), ("float16", "f32")),
     ("data__validation_fraction", (0, 0.9), (-0.1, 0.91)),
     ("data__on_bad", ("stop", "skip"), ("ignore",)),
@@ -72,6 +72,7 @@ LOW_AND_HIGH = [
     ("transfer__layer_decay", (0.1, 1), (0, 1.01)),
     ("transfer__head_factor", (1e-3, 1e4), (0, 10001)),
     ("transfer__l2sp", (0, 1), (-1e-9, 1.1)),
+    ("transfer__rules", ((),), (((".*",),), (".*",), ((".*", 1),))),
     ("optim__name", ("adamw", "sgd", "lion", "adafactor"), ("adam",)),
     ("optim__learning_rate", (1e-9, 100), (0, -1, 101)),
     ("optim__schedule", ("linear", "cosine", "constant"), ("step",)),
@@ -79,7 +80,7 @@ LOW_AND_HIGH = [
     ("optim__weight_decay", (0, 1), (-0.1, 1.1)),
     ("optim__beta1", (0, 0.9999), (-0.1, 1.0)),
     ("optim__beta2", (0, 0.99999), (-0.1, 1.0)),
-    ("optim__clip_norm", (0, 1e9), (-1,)),
+    ("optim__clip_norm", (0, 1e9), (-1, 10**400)),
     ("optim__label_smoothing", (0, 0.9), (-0.1, 0.91)),
     ("optim__class_weights", ("none", "balanced"), ("sqrt",)),
     ("optim__accumulate", (1, 32), (0, 4097)),
@@ -155,6 +156,11 @@ def test_a_choice_names_the_nearest():
 
 
 CONTRADICTIONS = [
+    (
+        "patience without validation",
+        {"train__patience": 1, "data__validation_fraction": 0.0},
+        "--config.train.patience",
+    ),
     ("custom without rules", {"transfer__strategy": "custom"}, "--config.transfer.rules"),
     ("rules without custom", {"transfer__rules": ((".*", "body"),)}, "--config.transfer.rules"),
     ("l2sp from scratch", {"transfer__strategy": "scratch", "transfer__l2sp": 0.1}, "--config.transfer.l2sp"),

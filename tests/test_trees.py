@@ -72,6 +72,7 @@ REFUSED = [
     ("part of a name is no match", [("head", 1), (".*", 2)], ["head: matches no name of its own"]),
     ("start of a name is no match", [("head/b", 1), (".*", 2)], ["head/b: matches no name of its own"]),
     ("hidden by an earlier rule", [(".*", 1), ("head/bias", 2)], ["head/bias: matches no name of its own"]),
+    ("twice", [("head/.*", 1), ("head/.*", 2), (".*", 3)], ["head/.*: matches no name of its own"]),
     ("not covered", [("head/.*", 1)],
      ["layer/0/kernel: no pattern matches", "layer/1/kernel: no pattern matches"]),
     ("both, at once", [("head/.*", 1), ("layer/0/.*", 1), ("pooler/.*", 1)],

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+import sys
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,10 +36,21 @@ def number(low: float, high: float = math.inf, above: bool = False) -> Check:
     )
 
     def check(value: Any) -> str:
-        fits = math.isfinite(value) and value <= high and (value > low if above else value >= low)
+        fits = abs(value) <= sys.float_info.max and value <= high and (value > low if above else value >= low)
         return "" if fits else span
 
     return check
+
+
+def rate_or_unset(value: Any) -> str:
+    """A dropout rate, or -1 where the checkpoint's own rates stand."""
+    return "" if value == -1 or 0 <= value <= 0.99 else "-1, or a number of at least 0, at most 0.99"
+
+
+def pairs(value: Any) -> str:
+    """(pattern, group) pairs of strings."""
+    fits = all(isinstance(v, tuple | list) and len(v) == 2 and all(isinstance(x, str) for x in v) for v in value)
+    return "" if fits else "pairs of a pattern and frozen, body or head"
 
 
 @dataclasses.dataclass
@@ -50,7 +62,7 @@ class ModelConfig:
     pooling: str = setting("auto", "text: how tokens become one vector; auto: as the checkpoint says",
                            check=one_of("auto", "pooler", "mean"))  # fmt: skip
     image_size: int = setting(0, "images: side; 0: the checkpoint's", "pixels", number(0, 4096))
-    dropout: float = setting(-1.0, "dropout rate everywhere; -1: the checkpoint's own rates", check=number(-1, 0.99))
+    dropout: float = setting(-1.0, "dropout rate everywhere; -1: the checkpoint's own rates", check=rate_or_unset)
     dtype: str = setting("float32", "compute precision; trainables and moments stay float32",
                          check=one_of("float32", "bfloat16"))  # fmt: skip
 
@@ -99,7 +111,8 @@ class TransferConfig:
         ),
     )
     k: int = setting(2, "last_k: how many of the top layers train", check=number(1, 1000))
-    rules: tuple[tuple[str, str], ...] = setting((), "custom: (pattern over parameter paths, frozen | body | head)")
+    rules: tuple[tuple[str, str], ...] = setting((), "custom: (pattern over parameter paths, frozen | body | head)",
+                                                 check=pairs)  # fmt: skip
     layer_decay: float = setting(
         1.0, "learning-rate factor from each layer to the one below", check=number(0, 1, above=True)
     )
@@ -209,6 +222,8 @@ def _contradictions(c: Config) -> Iterator[str]:
     if c.train.batch_size % c.optim.accumulate:
         yield (f"--config.optim.accumulate: {c.optim.accumulate} does not divide "
                f"--config.train.batch_size={c.train.batch_size}")  # fmt: skip
+    if c.train.patience and not c.data.validation and not c.data.validation_fraction:
+        yield "--config.train.patience: found without validation data, expected some to lose patience over"
     if c.data.train and c.data.train == c.data.test:
         yield f"--config.data.test: found the training source {c.data.test!r}, expected other examples"
 

@@ -90,14 +90,14 @@ def match(rules: Iterable[tuple[str, Any]], names: Iterable[str], where: str = "
             raise ConfigError(where, f"pattern {pattern!r} is no regular expression ({error})") from None
     matched, missing, used = {}, [], set()
     for name in names:
-        for pattern, regex, value in compiled:
+        for index, (_, regex, value) in enumerate(compiled):
             if regex.fullmatch(name):
                 matched[name] = value
-                used.add(pattern)
+                used.add(index)
                 break
         else:
             missing.append(f"{name}: no pattern matches")
-    idle = [f"{pattern}: matches no name of its own" for pattern, _, _ in compiled if pattern not in used]
+    idle = [f"{pattern}: matches no name of its own" for i, (pattern, _, _) in enumerate(compiled) if i not in used]
     if missing or idle:
         found = f"{len(missing)} names are not covered and {len(idle)} patterns match nothing"
         raise ConfigError(where, found, "each name covered, each pattern used", details=[*missing, *idle])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from cases import make_case
 
+from tljax.evaluate import predict
 from tljax.evaluate.predict import probabilities
 from tljax.train.step import make_eval_step
 
@@ -27,7 +28,8 @@ class Examples:
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 4), (7, 4), (8, 4), (9, 4), (50, 16), (3, 64)])
-def test_every_example_once_and_in_order(n, batch_size):
+def test_every_example_once_and_in_order(n, batch_size, monkeypatch):
+    monkeypatch.setattr(predict, "ROWS_PER_BUCKET", 4)
     case = make_case("bert", "full", dropout=0.5)  # dropout is off in evaluation
     examples = Examples(n)
     shown: list[int] = []
@@ -42,7 +44,6 @@ def test_every_example_once_and_in_order(n, batch_size):
 
 def test_a_pass_that_skips_or_repeats_is_refused(monkeypatch):
     from tljax.data import batching
-    from tljax.evaluate import predict
 
     case = make_case("bert", "full")
     plan = batching.plan_evaluation
@@ -50,3 +51,15 @@ def test_a_pass_that_skips_or_repeats_is_refused(monkeypatch):
         monkeypatch.setattr(predict.batching, "plan_evaluation", broken)
         with pytest.raises(RuntimeError, match="more or less than once"):
             probabilities(make_eval_step(case.backbone), case.params, Examples(9), 4, 1)
+
+
+@pytest.mark.parametrize(("n", "shapes"), [(9, 1), (499, 1), (500, 2), (1000, 3), (1500, 3)])
+def test_few_examples_are_worth_few_compilations(n, shapes):
+    seen = set()
+
+    def step(params, inputs):
+        seen.add(inputs["input_ids"].shape)
+        return np.full((inputs["input_ids"].shape[0], 2), 0.5, np.float32)
+
+    probabilities(step, None, Examples(n), 32, 1)
+    assert len(seen) == shapes

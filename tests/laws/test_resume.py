@@ -197,7 +197,7 @@ def saving(step: int) -> Callable[[Path], bool]:
 
 def exporting(workdir: Path) -> bool:
     """The model is being written beside its place."""
-    return any(workdir.glob(".model.draft-*")) or (workdir / "model").exists()
+    return any(workdir.glob(".model.draft*")) or (workdir / "model").exists()
 
 
 def test_the_undisturbed_run(alone):

@@ -1,6 +1,7 @@
 """A whole run in this process: what it leaves, that it learns, and that it can be done again and built upon."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -11,7 +12,8 @@ import tiny
 from tljax import trees
 from tljax.config import TransferConfig
 from tljax.data import sources
-from tljax.errors import DivergedError, WriteError
+from tljax.data.text import TextExamples
+from tljax.errors import DivergedError, WeightsError, WriteError
 from tljax.evaluate.predict import probabilities
 from tljax.run import inputs, train, workdir
 from tljax.train import checkpoint
@@ -207,16 +209,34 @@ def test_describe(transfer, words):
 
 
 def test_a_full_disk_at_the_start_spoils_nothing(text_run, tmp_path, monkeypatch):
-    """The same command goes on once there is room, though the first one had begun to fill the workdir."""
-
-    def full(self, state):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        raise WriteError(str(self.folder), "3 bytes free")
-
-    monkeypatch.setattr(checkpoint.Checkpoints, "check_room", full)
+    """The same command goes on once there is room."""
+    monkeypatch.setattr(checkpoint.Checkpoints, "_free", lambda self: 3)
     for _ in range(2):
         with pytest.raises(WriteError, match="3 bytes free"):
             train.train(text_run.config, tmp_path / "w", lambda text: None)
+
+
+def test_other_data_is_refused_as_long_as_it_is_other_data(text_run, tmp_path, monkeypatch):
+    """config.json keeps saying what the checkpoints were made with, so the second try is refused like the first."""
+    path = tiny.copied(text_run.path, tmp_path / "run")
+    before = (path / "config.json").read_bytes()
+    digest = TextExamples.digest
+    monkeypatch.setattr(TextExamples, "digest", lambda self: "other" + digest(self))
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="made with other train data"):
+            tiny.run(text_run.root, path, text_run.config)
+    assert (path / "config.json").read_bytes() == before
+
+
+def test_where_the_best_checkpoint_is_damaged_the_last_model_is_kept(text_run, tmp_path):
+    path = tiny.copied(text_run.path, tmp_path / "run")
+    (best,) = {line["step"] for line in text_run.history("final")}
+    shutil.rmtree(path / "checkpoints" / str(best) / "state")
+    again = tiny.run(text_run.root, path, text_run.config)
+    assert again.history("final")[0]["step"] == 3 * text_run.config.train.epochs != best
+    (warning,) = again.done.warnings
+    assert f"checkpoints/{best}" in warning
+    assert "the last model is kept instead" in warning
 
 
 FAILURES = [("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes", DivergedError, "batch_size"),

@@ -175,6 +175,26 @@ def test_first_bad_names_the_first_parameter_whose_gradient_is_not_finite(case, 
     assert sorted(grads)[int(metrics["first_bad"])] == bad[0]
 
 
+def test_where_only_the_norm_overflows_the_largest_gradient_is_named():
+    class Steep:
+        """logits whose gradients are finite, and whose squares are not."""
+
+        def run(self, params, x, start=0, stop=None, train=False, key=None):
+            return x if stop == 0 else {"logits": x["ones"] @ (params["a"] + 2e19 * params["b"] + 2.5e19 * params["c"])}
+
+    params = {name: jnp.array([[0.0, 0.0]]) for name in "abc"}
+    plan = FreezePlan(dict.fromkeys("abc", "body"), {"body": 1.0}, 0)
+    rule = optax.sgd(1.0)
+    steep = make_train_step(Steep(), plan, rule, optax.constant_schedule(1.0))
+    batch = {"inputs": {"ones": np.ones((2, 1), np.float32)}, "labels": np.zeros(2, np.int32),
+             "weights": np.ones(2, np.float32)}  # fmt: skip
+    grads, metrics = steep.gradient(params, {}, jnp.int32(0), jax.random.key(0), batch)
+    assert all(np.isfinite(g).all() for g in grads.values())
+    assert all(np.isfinite(np.square(g).sum()) for g in grads.values())
+    assert not bool(metrics["finite"])
+    assert int(metrics["first_bad"]) == 2
+
+
 class Roots:
     """logits = sum of the square roots of three parameters, in each of two classes: an infinite slope at 0."""
 
@@ -233,3 +253,10 @@ def test_the_evaluation_step_gives_probabilities_and_has_no_dropout(case):
     assert np.array_equal(probs, evaluate(case.params, BATCH["inputs"]))
     logits = np.asarray(case.backbone.run(case.params, BATCH["inputs"])["logits"])
     np.testing.assert_allclose(np.log(probs), logits - np.log(np.exp(logits).sum(-1, keepdims=True)), atol=2e-6)
+
+
+def test_equal_networks_share_what_is_compiled_for_evaluation(case):
+    again = dataclasses.replace(case.backbone, example=lambda: {})
+    other = dataclasses.replace(case.backbone, stages=case.backbone.stages[:-1])
+    assert make_eval_step(again) is make_eval_step(case.backbone)
+    assert make_eval_step(other) is not make_eval_step(case.backbone)

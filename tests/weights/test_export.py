@@ -139,7 +139,7 @@ def test_a_failed_exchange_is_undone(tiny, tmp_path, monkeypatch):
     rename = Path.rename
 
     def fail(self, target):
-        if ".draft-" in self.name:
+        if self.name.endswith(".draft"):
             raise OSError(13, "Permission denied")
         return rename(self, target)
 

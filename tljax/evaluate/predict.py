@@ -9,6 +9,7 @@ from tljax.data import batching, pipeline
 
 EvalStep = Callable[[Any, dict[str, Any]], Any]  # (params, inputs) -> probabilities (B, C)
 BUCKETS = 3  # padded lengths: a forward pass is cheap, a compilation is not
+ROWS_PER_BUCKET = 500  # below that many, one more compilation takes longer than the padding that it saves
 
 
 def stream(step: EvalStep, params: Any, examples: Any, batch_size: int,
@@ -17,7 +18,7 @@ def stream(step: EvalStep, params: Any, examples: Any, batch_size: int,
 
     Every row of `examples` comes once; rows that fill up the last batch do not come at all.
     """
-    edges = batching.buckets(examples.lengths, BUCKETS)
+    edges = batching.buckets(examples.lengths, min(BUCKETS, 1 + len(examples) // ROWS_PER_BUCKET))
     plans = batching.plan_evaluation(len(examples), examples.lengths, batch_size, edges)
     waiting: tuple[np.ndarray, Any] | None = None
     for batch in pipeline.batches(examples, plans, batch_size, threads=threads):

@@ -43,7 +43,7 @@ class Backbone:
     """
 
     stages: tuple[Stage, ...]
-    example: Callable[[], dict[str, jax.ShapeDtypeStruct]]
+    example: Callable[[], dict[str, jax.ShapeDtypeStruct]] = dataclasses.field(compare=False)
 
     @property
     def stage_names(self) -> tuple[str, ...]:

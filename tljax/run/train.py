@@ -13,10 +13,10 @@ import numpy as np
 from tljax import trees
 from tljax.config import Config, TransferConfig, validate
 from tljax.data import batching, sources
-from tljax.errors import DivergedError, printable
+from tljax.errors import DivergedError, WeightsError, printable
 from tljax.evaluate import metrics
 from tljax.evaluate.predict import probabilities
-from tljax.run import inputs, progress, publish, signals, workdir
+from tljax.run import inputs, memory, progress, publish, signals, workdir
 from tljax.run.workdir import Workdir
 from tljax.train import checkpoint, loop, optim, state, step
 from tljax.train.state import TrainState
@@ -50,6 +50,7 @@ def train(config: Config, path: Path, say: Say = print) -> Result:
       TljaxError: see errors.py; the exit code says which.
     """
     config = validate(config)
+    memory.keep_freed()
     with workdir.opened(path, config) as place, signals.watched() as stopping:
         try:
             return _Run(config, place, stopping, say).go()
@@ -119,9 +120,7 @@ class _Run:
         training = time.monotonic() - began
         best = done.best_step
         if best is not None and best != int(final.step):
-            restored = self.saves.restore(final, best)
-            final = restored[0] if restored else final
-            self.say(f"the best {self.config.train.best_metric} was at step {best}; that model is kept")
+            final = self._best(final, best)
         params = self._whole(final)
         split = next(name for name in ("test", "validation", "train") if name in self.examples)
         scores, probs = self._score(params, split, split)
@@ -147,6 +146,16 @@ class _Run:
         )
         return result
 
+    def _best(self, last: TrainState, step: int) -> TrainState:
+        """The state of the best step; the last one where that checkpoint was damaged since."""
+        try:
+            restored = self.saves.restore(last, step)
+        except WeightsError as error:
+            self.warn(f"{error} It held the best {self.config.train.best_metric}; the last model is kept instead.")
+            return last
+        self.say(f"the best {self.config.train.best_metric} was at step {step}; that model is kept")
+        return restored[0] if restored else last
+
     def _resume(self) -> tuple[TrainState, loop.Progress]:
         """The state to go on from, and everything that fit needs; made once the data is known."""
         c, train = self.config, self.examples["train"]
@@ -158,12 +167,13 @@ class _Run:
         fresh = state.create(self.model.params, self.plan, self.optimizer, jax.random.key(c.seed), c.model.dtype)
         digests = {"weights": self.model.digest, **{f"{n} data": e.digest() for n, e in self.examples.items()}}
         self.saves = checkpoint.Checkpoints(self.place.checkpoints, c.train.keep, digests, self.warn)
-        # before anything else is made, because a folder with files and without config.json is not taken for a run
+        self.saves.check_room(fresh)
+        restored = self.saves.restore(fresh)
+        # first of all files, because a folder with files and without config.json is not taken for a run; and not
+        # before `restore`, which may refuse: what the checkpoints belong to must still be read there then
         self.place.describe(c, {"model": self.model.ref, "revision": self.model.revision, "digests": digests,
                                 "classes": list(self.tables.classes)})  # fmt: skip
         self.place.list_bad({name: records.bad for name, records in self.tables.splits().items()})
-        self.saves.check_room(fresh)
-        restored = self.saves.restore(fresh)
         if restored is None:
             self.place.rewind(-1)
             return fresh, loop.Progress()

@@ -34,19 +34,21 @@ def schedule(c: OptimConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, warmup), after], [warmup])
 
 
-def clip_by_norm(limit: float) -> optax.GradientTransformation:
-    """Scales the gradient so that its global norm is at most `limit`.
+def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
+    """Scales the gradient so that its global norm is at most `limit`; takes `grad_norm` from who has it already.
 
     optax.clip_by_global_norm divides every entry; that quotient is too dear for XLA to compute twice, so it
     is stored and read back. One scalar factor fuses into the update and takes it from 122 to 62 ms of processor
     time (22.7 M parameters, AdamW, float32).
     """
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        factor = jnp.minimum(1.0, limit / jnp.maximum(optax.tree.norm(updates), jnp.finfo(jnp.float32).tiny))
+    def update(updates: Any, state: Any, params: Any = None, *, grad_norm: jax.Array | None = None,
+               **others: Any) -> tuple[Any, Any]:  # fmt: skip
+        norm = optax.tree.norm(updates) if grad_norm is None else grad_norm
+        factor = jnp.minimum(1.0, limit / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
         return jax.tree.map(lambda u: u * factor, updates), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 class AnchorState(NamedTuple):
@@ -69,7 +71,8 @@ def decay_towards_start(rate: float, to_zero: Callable[[str], bool]) -> optax.Gr
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
-def make(c: OptimConfig, plan: FreezePlan, steps: int, l2sp: float = 0.0) -> optax.GradientTransformation:
+def make(c: OptimConfig, plan: FreezePlan, steps: int,
+         l2sp: float = 0.0) -> optax.GradientTransformationExtraArgs:  # fmt: skip
     """The update rule for a flat dict of trainable parameters.
 
     Clipping comes first, because it must see the gradient; decay comes after the moments (decoupled) and

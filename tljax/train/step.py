@@ -1,6 +1,7 @@
 """One train step and one evaluation step, pure and compiled. B rows in a batch, C classes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,14 +27,12 @@ class TrainStep:
     """
 
     gradient: Any  # (trainable, frozen, step, key, batch) -> (gradients, metrics)
-    update: Any  # (gradients, trainable, opt_state, step, finite) -> (trainable, opt_state, step); donates all
+    update: Any  # (gradients, metrics, trainable, opt_state, step) -> (trainable, opt_state, step); donates the last 3
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step. The moving part of `state` is donated: it must not be used again. The frozen part is kept."""
         grads, metrics = self.gradient(state.trainable, state.frozen, state.step, state.key, batch)
-        trainable, opt_state, count = self.update(
-            grads, state.trainable, state.opt_state, state.step, metrics["finite"]
-        )
+        trainable, opt_state, count = self.update(grads, metrics, state.trainable, state.opt_state, state.step)
         return TrainState(count, trainable, state.frozen, opt_state, state.key), metrics
 
 
@@ -62,6 +61,7 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
     alone), learning_rate, finite and first_bad (number of the first parameter, by sorted path, whose gradient
     is not finite). Where the loss or the gradient is not finite the update is not applied.
     """
+    optimizer = optax.with_extra_args_support(optimizer)
     table_C = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
     def loss_of(trainable: trees.Flat, frozen: trees.Flat, micro: Batch, key: jax.Array) -> jax.Array:
@@ -93,33 +93,37 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
         total = weights.sum()
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
         loss, grads = total_loss(trainable, frozen, scaled, jax.random.fold_in(key, count))
-        norm = optax.tree.norm(grads)
-        whole = jnp.stack([jnp.isfinite(jnp.square(grads[path]).sum()) for path in sorted(grads)])
+        squares = jnp.stack([jnp.square(grads[path]).sum() for path in sorted(grads)])
+        norm = jnp.sqrt(squares.sum())
         return grads, {
             "loss": loss,
             "weight": total,
             "grad_norm": norm,
             "finite": jnp.isfinite(loss) & jnp.isfinite(norm),
-            "first_bad": jnp.argmin(whole),
+            "first_bad": jnp.argmax(jnp.where(jnp.isnan(squares), jnp.inf, squares)),
             "learning_rate": jnp.asarray(rate(count), jnp.float32),
         }
 
-    def update(grads: trees.Flat, trainable: trees.Flat, opt_state: Any, count: jax.Array,
-               finite: jax.Array) -> tuple[trees.Flat, Any, jax.Array]:  # fmt: skip
+    def update(grads: trees.Flat, metrics: Metrics, trainable: trees.Flat, opt_state: Any,
+               count: jax.Array) -> tuple[trees.Flat, Any, jax.Array]:  # fmt: skip
         def move() -> tuple[trees.Flat, Any]:
             with jax.numpy_dtype_promotion("standard"):  # optax raises float decay rates to int32 counts
-                updates, moments = optimizer.update(grads, opt_state, trainable)
+                updates, moments = optimizer.update(grads, opt_state, trainable, grad_norm=metrics["grad_norm"])
             return optax.apply_updates(trainable, updates), moments
 
         # A branch, not a select for each leaf: selects keep the old moments alive and take 2.6 times as long.
-        moved, moments = jax.lax.cond(finite, move, lambda: (trainable, opt_state))
+        moved, moments = jax.lax.cond(metrics["finite"], move, lambda: (trainable, opt_state))
         return moved, moments, count + 1
 
-    return TrainStep(jax.jit(gradient), jax.jit(update, donate_argnums=(1, 2, 3)))
+    return TrainStep(jax.jit(gradient), jax.jit(update, donate_argnums=(2, 3, 4)))
 
 
+@functools.lru_cache(maxsize=8)
 def make_eval_step(backbone: Backbone) -> Callable[[trees.Tree, dict[str, Any]], jax.Array]:
-    """Compiles (nested params, inputs) -> probabilities (B, C) float32, in eval mode."""
+    """Compiles (nested params, inputs) -> probabilities (B, C) float32, in eval mode.
+
+    Equal backbones get the same function, so that strategies trained one after another share what is compiled.
+    """
 
     @jax.jit
     def step(params: trees.Tree, inputs: dict[str, Any]) -> jax.Array:

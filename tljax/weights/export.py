@@ -48,7 +48,7 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
     folder = Path(folder).absolute()
     if foreign := _foreign(folder):
         raise WriteError(str(folder), f"holds {foreign}, which no export wrote", "a new folder, or an earlier export")
-    draft, old = (folder.with_name(f".{folder.name}.{end}-{os.getpid()}") for end in ("draft", "old"))
+    draft, old = (folder.with_name(f".{folder.name}.{end}") for end in ("draft", "old"))  # a kill's are found again
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -57,6 +57,7 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
             _sync(path)
         _sync(draft)
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         draft.rename(folder)
         _sync(folder.parent)
