@@ -148,7 +148,8 @@ class TrainConfig:
     eval_batch_size: int = setting(128, "examples in each evaluation batch", check=number(1, 65536))
     epochs: int = setting(3, "passes over train", check=number(1, 100000))
     log_every_steps: int = setting(20, "steps between two reads of the loss from the device", check=number(1))
-    save_every_steps: int = setting(500, "steps between two checkpoints", check=number(1))
+    save_every_steps: int = setting(500, "steps between two checkpoints; validations and the end are saved besides",
+                                    check=number(1))  # fmt: skip
     keep: int = setting(2, "checkpoints kept besides the best", check=number(2, 1000))
     patience: int = setting(0, "epochs without a better score before stopping; 0: never", check=number(0))
     best_metric: str = setting(

@@ -125,6 +125,13 @@ def test_saves_between_and_once_at_the_end_of_an_epoch():
     assert after == ["log", "log", "log", "log", "log", "log"]  # never before the losses were looked at
 
 
+@pytest.mark.parametrize(("every", "saved"), [(100, [9]), (3, [3, 6, 9]), (2, [2, 4, 6, 8, 9])])
+def test_without_scores_the_end_of_an_epoch_is_a_step_like_others(every, saved):
+    world = World()
+    world.fit(epochs=3, save_every_steps=every)
+    assert [step for step, _, _ in world.saved] == saved
+
+
 @pytest.mark.parametrize(("every", "lines"), [(1, [1, 2, 3, 4, 5, 6]), (2, [2, 3, 4, 6]), (4, [3, 4, 6])])
 def test_a_log_line_every_so_many_steps_and_at_the_end_of_an_epoch(every, lines):
     world = World()

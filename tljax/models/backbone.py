@@ -1,6 +1,7 @@
 """The contract of every network: stages from bottom to top, `run(start, stop)`, `stage_of(path)`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,7 +92,7 @@ class Backbone:
                 continue
             stage = self.stages[index]
             blank = {name: jax.numpy.zeros(s.shape, s.dtype) for name, s in x.items()}
-            made = stage.module.init(jax.random.fold_in(key, index), blank, False).get("params", {})
+            made = _initial(stage.module, jax.random.fold_in(key, index), blank)
             named = trees.flatten(made, f"{stage.path}/")
             flat |= {path: named[path] for path in wanted}
         return flat
@@ -109,6 +110,12 @@ class Backbone:
             result.append((x, trees.flatten(variables.get("params", {}), f"{stage.path}/")))
             x = out
         return result
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial(module: nn.Module, key: jax.Array, x: Activations) -> dict[str, Any]:
+    """Random parameters of one stage; compiled once for equal stages, and without the forward pass."""
+    return module.init(key, x, False).get("params", {})
 
 
 def apply(backbone: Backbone, params: Mapping[str, Any], batch: Activations, train: bool = False,

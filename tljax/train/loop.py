@@ -89,7 +89,9 @@ def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[Trai
         if offset == 0 and epoch > len(progress.history):
             progress.add(evaluate(state), done, settings.best_metric)
             log({"kind": "evaluation", "step": done, "epoch": epoch, **progress.history[-1]})
-            checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
+            # without scores an epoch is no better place to go on from than any other step
+            if progress.history[-1] or epoch >= settings.epochs or done % settings.save_every_steps == 0:
+                checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
         if stopping():
             checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
             raise StoppedError("signal", f"stopped after step {done} and saved",
