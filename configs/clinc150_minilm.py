@@ -24,5 +24,5 @@ def get_config() -> Config:
         ),
         transfer=TransferConfig(strategy="full", head_factor=30.0),
         optim=OptimConfig(learning_rate=1e-4, warmup_fraction=0.1, weight_decay=0.01),
-        train=TrainConfig(batch_size=32, epochs=4),
+        train=TrainConfig(batch_size=32, epochs=3),
     )
