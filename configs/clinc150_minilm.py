@@ -1,6 +1,18 @@
 """CLINC150 intents (15,000 questions, 150 classes, in scope only) with all-MiniLM-L6-v2.
 
 python launch.py --config=configs/clinc150_minilm.py --workdir=runs/clinc150
+
+The set is github.com/clinc/oos-eval (CC BY 3.0), data_full.json; TLJAX_TESTDATA names the folder that holds
+clinc150/clinc150_data_full.json.gz, or give --config.data.train, --config.data.validation and --config.data.test.
+
+Accuracy on the 4,500 test questions, mean of seeds 0, 1 and 2 (smallest to largest), float32 on CPU:
+
+  full, 3 epochs (this file)                                                       0.965 (0.963 to 0.968)
+  --config.transfer.strategy=feature_extraction --config.transfer.head_factor=100
+  --config.train.epochs=5                                                          0.951 (0.951 to 0.951)
+
+For comparison (measured elsewhere): logistic regression on the mean-pooled embeddings 0.953; transformers' Trainer with
+one rate of 1e-4 for body and head 0.951 after 3 epochs.
 """
 
 import os

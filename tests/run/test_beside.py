@@ -14,7 +14,7 @@ from tljax.run.train import Result
 
 def result(strategy: str, accuracy: float, n: int = 1000, split: str = "test") -> Result:
     scores = Scores(accuracy, accuracy, 0.5, (), np.zeros((2, 2), np.int64), n)
-    return Result(strategy, scores, split, Path("w/model"), 12.4, 10.0)
+    return Result(strategy, scores, split, Path("w/model"), 19.0, 12.4, 2.4)
 
 
 SCRATCH, FULL, LAST = "scratch", "full, layer_decay = 0.8", "last_k, k = 2"
@@ -49,9 +49,9 @@ def test_verdict(results, sentence):
 def test_render():
     lines = beside.render([result(LAST, 0.95, 100), result(SCRATCH, 0.0, 100)]).splitlines()
     assert lines == [
-        "strategy                                   accuracy  95 % interval   macro-F1  seconds",
-        "last_k, k = 2                                 0.950  0.888 … 0.978      0.950       12",
-        "scratch                                       0.000  0.000 … 0.037      0.000       12",
+        "strategy                                   accuracy  95 % interval   macro-F1  train s  eval s",
+        "last_k, k = 2                                 0.950  0.888 … 0.978      0.950       12       2",
+        "scratch                                       0.000  0.000 … 0.037      0.000       12       2",
     ]
     long = beside.render(
         [result(f"{LAST}, layer_decay = 0.8, head_factor = 30, l2sp = 0.01", 0.5), result(SCRATCH, 0.5)]

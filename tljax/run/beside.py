@@ -33,11 +33,12 @@ def train_all(config: Config, path: Path, say: Say = print) -> list[Result]:
 def render(results: list[Result]) -> str:
     """The results as a table, with the 95 % interval that the number of examples leaves (Wilson 1927)."""
     width = max([42, *(len(r.strategy) for r in results)])
-    lines = [f"{'strategy':<{width}}{'accuracy':>9}  {'95 % interval':<13}{'macro-F1':>11}{'seconds':>9}"]
+    lines = [f"{'strategy':<{width}}{'accuracy':>9}  {'95 % interval':<13}{'macro-F1':>11}{'train s':>9}{'eval s':>8}"]
     for r in results:
         low, high = interval(r.scores.accuracy or 0.0, r.scores.n)
         lines.append(f"{r.strategy:<{width}}{shown(r.scores.accuracy):>9}  {low:.3f} … {high:.3f}"
-                     f"{shown(r.scores.macro_f1):>11}{r.seconds:>9.0f}")  # fmt: skip
+                     f"{shown(r.scores.macro_f1):>11}"
+                     f"{r.training_seconds:>9.0f}{r.evaluation_seconds:>8.0f}")  # fmt: skip
     return "\n".join(lines)
 
 

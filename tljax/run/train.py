@@ -36,6 +36,7 @@ class Result:
     model: Path
     seconds: float
     training_seconds: float  # of these: steps, compilation, validation and checkpoints
+    evaluation_seconds: float  # of these: the scores on `split`
 
 
 def train(config: Config, path: Path, say: Say = print) -> Result:
@@ -123,11 +124,12 @@ class _Run:
             final = self._best(final, best)
         params = self._whole(final)
         split = next(name for name in ("test", "validation", "train") if name in self.examples)
+        began = time.monotonic()
         scores, probs = self._score(params, split, split)
+        evaluation = time.monotonic() - began
         self.place.log({"kind": "final", "step": int(final.step), "split": split, **scores.summary()})
-        result = Result(
-            describe(self.config.transfer), scores, split, self.place.model, time.monotonic() - self.started, training
-        )
+        result = Result(describe(self.config.transfer), scores, split, self.place.model,
+                        time.monotonic() - self.started, training, evaluation)  # fmt: skip
         publish.publish(
             publish.Finished(
                 self.config,
