@@ -72,7 +72,7 @@ def test_it_runs_three_steps(file, small, tmp_path, capsys):
         changes = {"model.ref": small / "vit", "data.train": small / "photos", "data.test": small / "unseen",
                    "train.batch_size": 8}  # fmt: skip
     changes |= {"data.validation": "", "data.validation_fraction": 0, "transfer.beside": "", "train.epochs": 1,
-                "train.log_every_steps": 1, "model.dropout": 0}  # fmt: skip
+                "train.log_every_steps": 1, "train.patience": 0, "model.dropout": 0}  # fmt: skip
     overrides = [f"--config.{name}={value}" for name, value in changes.items()]
     with jax.numpy_dtype_promotion("standard"):  # as users have it; optax's cosine multiplies a float with a step
         code = cli.main(["train", f"--config={file}", f"--workdir={tmp_path / 'w'}", *overrides])

@@ -224,7 +224,8 @@ def _contradictions(c: Config) -> Iterator[str]:
         yield (f"--config.optim.accumulate: {c.optim.accumulate} does not divide "
                f"--config.train.batch_size={c.train.batch_size}")  # fmt: skip
     if c.train.patience and not c.data.validation and not c.data.validation_fraction:
-        yield "--config.train.patience: found without validation data, expected some to lose patience over"
+        yield (f"--config.train.patience: found {c.train.patience} without validation data, expected 0, or "
+               "--config.data.validation, or a --config.data.validation_fraction above 0")  # fmt: skip
     if c.data.train and c.data.train == c.data.test:
         yield f"--config.data.test: found the training source {c.data.test!r}, expected other examples"
 
