@@ -64,7 +64,8 @@ def small(tmp_path_factory) -> Path:
     return root
 
 
-def test_it_runs_three_steps(file, small, tmp_path, capsys):
+def test_it_runs_three_steps(file, small, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     if opened(f"--config={file}").task == "text":
         changes = {"model.ref": small / "bert", "data.train": small / "train.csv", "data.test": small / "test.csv",
                    "data.label_column": "label", "data.max_buckets": 1, "train.batch_size": 16}  # fmt: skip
@@ -75,14 +76,14 @@ def test_it_runs_three_steps(file, small, tmp_path, capsys):
                 "train.log_every_steps": 1, "train.patience": 0, "model.dropout": 0}  # fmt: skip
     overrides = [f"--config.{name}={value}" for name, value in changes.items()]
     with jax.numpy_dtype_promotion("standard"):  # as users have it; optax's cosine multiplies a float with a step
-        code = cli.main(["train", f"--config={file}", f"--workdir={tmp_path / 'w'}", *overrides])
+        code = cli.main(["train", f"--config={file}", "--workdir=runs/w", *overrides])
     shown = capsys.readouterr()
     assert code == 0, shown.err
-    lines = Workdir(tmp_path / "w").history()
+    lines = Workdir(tmp_path / "runs" / "w").history()
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3]
     assert all(math.isfinite(line["loss"]) for line in lines if line["kind"] == "train")
-    assert (tmp_path / "w" / "model" / "model.safetensors").is_file()
-    assert f"tljax predict --workdir={tmp_path / 'w'}" in shown.out
+    assert (tmp_path / "runs" / "w" / "model" / "model.safetensors").is_file()
+    assert "tljax predict --workdir=runs/w" in shown.out
 
 
 def tickets(split: str) -> list[dict[str, str]]:

@@ -83,6 +83,15 @@ def refused(saves, like) -> WeightsError:
     return caught.value
 
 
+def test_a_folder_relative_to_where_the_command_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saves = Checkpoints(Path("runs/w/checkpoints"), 2, {}, lambda text: None)
+    saves.check_room(make_state())
+    saves.save(make_state(3), progress(3), None)
+    assert (tmp_path / "runs/w/checkpoints/3" / DONE).is_file()
+    assert same(saves.restore(make_state())[0], make_state(3))
+
+
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_what_is_restored_is_what_was_saved_bit_for_bit(saves, warnings, optimizer):
     saved = make_state(7, optimizer=optimizer)

@@ -76,7 +76,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int, fingerprint: Mapping[str, str], warn: Callable[[str], None]):
-        self.folder, self.keep, self.fingerprint, self.warn = folder, keep, dict(fingerprint), warn
+        self.folder = folder.absolute()  # Orbax takes no other
+        self.keep, self.fingerprint, self.warn = keep, dict(fingerprint), warn
 
     def steps(self) -> list[int]:
         """Steps that are marked as done, oldest first. By step, never by clock."""
@@ -148,7 +149,7 @@ class Checkpoints:
 
     def _free(self) -> int:
         """Bytes free where the checkpoints go; the folder itself may not be there yet."""
-        return shutil.disk_usage(next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())).free
+        return shutil.disk_usage(next(p for p in (self.folder, *self.folder.parents) if p.exists())).free
 
     def _read(self, step: int) -> tuple[trees.Flat, dict[str, Any]]:
         """Reads and verifies one checkpoint."""
