@@ -54,6 +54,11 @@ def test_agrees_with_scikit_learn():
     assert scores.accuracy == sklearn_metrics.accuracy_score(labels, predicted)
     assert scores.macro_f1 == pytest.approx(sklearn_metrics.f1_score(labels, predicted, average="macro"))
     assert scores.loss == pytest.approx(sklearn_metrics.log_loss(labels, probs, labels=range(20)))
+    by_class = sklearn_metrics.precision_recall_fscore_support(
+        labels, predicted, labels=range(20), zero_division=np.nan
+    )
+    mine = [[np.nan if v is None else v for v in (c.precision, c.recall, c.f1, c.support)] for c in scores.per_class]
+    np.testing.assert_allclose(np.transpose(mine), by_class, rtol=1e-12)
     assert (scores.confusion == sklearn_metrics.confusion_matrix(labels, predicted, labels=range(20))).all()
 
 

@@ -63,7 +63,7 @@ class Bench:
 
 FORKS = """
 import importlib, json, os, sys
-for name in ("grain", "matplotlib.figure", "orbax.checkpoint", "sklearn.metrics", "tokenizers", "tljax.run.beside"):
+for name in ("grain", "matplotlib.figure", "orbax.checkpoint", "tokenizers", "tljax.run.beside"):
     importlib.import_module(name)
 from tljax import cli
 assert len(os.listdir("/proc/self/task")) == 1, "a process with threads must not fork"

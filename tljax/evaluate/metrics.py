@@ -66,19 +66,17 @@ def classification(labels: np.ndarray, probs: np.ndarray, classes: Sequence[str]
     """
     labels, probs = np.asarray(labels), np.asarray(probs)
     _check(labels, probs, classes)
-    n, indices = len(labels), np.arange(len(classes))
+    n = len(labels)
     if n == 0:
         rows = tuple(ClassScore(name, None, None, None, 0) for name in classes)
         return Scores(None, None, None, rows, np.zeros((len(classes), len(classes)), np.int64), 0)
 
-    from sklearn import metrics
-
     predicted = probs.argmax(axis=1)
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=indices, zero_division=np.nan
-    )
-    # by hand: scikit-learn's confusion_matrix warns of a single class even when it is told which classes there are
     confusion = np.bincount(labels.astype(np.int64) * len(classes) + predicted, minlength=len(classes) ** 2)
+    confusion = confusion.reshape(len(classes), len(classes))
+    right, support, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is not a number, and shown as undefined
+        precision, recall, f1 = right / said, right / support, 2 * right / (support + said)
     true_probs = np.maximum(probs[np.arange(n), labels].astype(np.float64), SMALLEST)
     return Scores(
         accuracy=float(np.mean(predicted == labels)),
@@ -88,7 +86,7 @@ def classification(labels: np.ndarray, probs: np.ndarray, classes: Sequence[str]
             ClassScore(name, _defined(p), _defined(r), _defined(f), int(s))
             for name, p, r, f, s in zip(classes, precision, recall, f1, support, strict=True)
         ),
-        confusion=confusion.reshape(len(classes), len(classes)),
+        confusion=confusion,
         n=n,
     )
 
