@@ -27,6 +27,6 @@ def get_config() -> Config:
             flip=True,
         ),
         transfer=TransferConfig(strategy="full", head_factor=10.0),
-        optim=OptimConfig(learning_rate=1e-4, schedule="cosine", label_smoothing=0.1),
-        train=TrainConfig(batch_size=32, eval_batch_size=64, epochs=8),
+        optim=OptimConfig(learning_rate=2e-4, schedule="cosine", weight_decay=0.05),
+        train=TrainConfig(batch_size=32, eval_batch_size=64, epochs=3),
     )

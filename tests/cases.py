@@ -12,9 +12,10 @@ from tljax.config import OptimConfig
 from tljax.train import optim, state, step
 from tljax.transfer import freeze
 
+# 800 words: a batch of 4 or 8 x 8 tokens reads few of them, so the gradient of the word table comes as rows.
 # 64 wide: XLA unrolls the products of narrower networks, and takes 20 s instead of 8 to compile a step.
 CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": {"model_type": "bert", "vocab_size": 60, "hidden_size": 64, "num_hidden_layers": 3,
+    "bert": {"model_type": "bert", "vocab_size": 800, "hidden_size": 64, "num_hidden_layers": 3,
              "intermediate_size": 128, "num_attention_heads": 4, "max_position_embeddings": 24},
     "vit": {"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 128,
             "num_attention_heads": 4, "image_size": 16, "patch_size": 4, "hidden_dropout_prob": 0.1},

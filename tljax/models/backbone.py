@@ -41,10 +41,13 @@ class Backbone:
     Attributes:
       stages: bottom to top, e.g. embeddings, layer_0, …, layer_11, pooler, head.
       example: batch size -> shapes of a smallest batch, from which parameter shapes are inferred.
+      lookups: (path of a table, name of the input whose ids read its rows). Only for a table that nothing else
+        reads: the train step then differentiates the rows (rows.py).
     """
 
     stages: tuple[Stage, ...]
     example: Callable[[], dict[str, jax.ShapeDtypeStruct]] = dataclasses.field(compare=False)
+    lookups: tuple[tuple[str, str], ...] = ()
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -63,9 +66,9 @@ class Backbone:
         """
         for index in range(start, len(self.stages) if stop is None else stop):
             stage = self.stages[index]
-            rngs = {"dropout": jax.random.fold_in(key, index)} if train and key is not None else None
+            drawn = jax.random.fold_in(key, index) if train and key is not None else None
             with jax.named_scope(stage.name):
-                x = stage.module.apply({"params": trees.subtree(params, stage.path)}, x, train, rngs=rngs)
+                x = _applied(stage.module, trees.subtree(params, stage.path), x, train, drawn)
         return x
 
     def stage_of(self, path: str) -> str:
@@ -110,6 +113,13 @@ class Backbone:
             result.append((x, trees.flatten(variables.get("params", {}), f"{stage.path}/")))
             x = out
         return result
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _applied(module: nn.Module, params: Mapping[str, Any], x: Activations, train: bool,
+             key: jax.Array | None) -> Activations:  # fmt: skip
+    """One stage; equal stages are traced and lowered once."""
+    return module.apply({"params": params}, x, train, rngs=None if key is None else {"dropout": key})
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -134,4 +134,5 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
         example=lambda: {
             name: jax.ShapeDtypeStruct((1, 1), jnp.int32) for name in ("input_ids", "attention_mask", "token_type_ids")
         },
+        lookups=(("bert/embeddings/word_embeddings/embedding", "input_ids"),),
     )

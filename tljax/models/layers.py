@@ -9,8 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from tljax.models.rows import Rows
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x * Phi(x), exact (Hendrycks & Gimpel 2016); by erf: erfc, as flax has it, takes twice as long on CPUs."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * np.asarray(math.sqrt(0.5), x.dtype)))
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": nn.gelu,
     "gelu_pytorch_tanh": nn.gelu,
     "relu": nn.relu,
@@ -93,7 +101,7 @@ class Dropout(nn.Module):
 
 
 class Embedding(nn.Module):
-    """ids (...) int32 -> rows (..., D) of a learned table, in `dtype`."""
+    """ids (...) int32 -> rows (..., D) of a learned table, in `dtype`. In place of the table, `Rows` of it will do."""
 
     rows: int
     features: int
@@ -102,6 +110,10 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
+        if self.has_variable("params", "embedding"):  # read without `param`, which would ask for the whole table
+            table = self.get_variable("params", "embedding")
+            if isinstance(table, Rows):
+                return table.take(ids).astype(self.dtype)
         table = self.param("embedding", nn.initializers.normal(self.init_std), (self.rows, self.features))
         return jnp.take(table, ids, axis=0).astype(self.dtype)
 
@@ -139,10 +151,11 @@ class SelfAttention(nn.Module):
         K = D // self.heads
         parts = [Projection(D, D, self.use_bias, self.init_std, name=name)() for name in ("query", "key", "value")]
         kernel, bias = (jnp.concatenate(p, axis=-1) for p in zip(*parts, strict=True))
-        q, k, v = jnp.split(affine(x_BTD, kernel, bias).reshape(B, T, 3 * self.heads, K), 3, axis=2)
-        scores_BHTT = jnp.einsum("bthk,bshk->bhts", q, k).astype(jnp.float32) / math.sqrt(K)
+        # Heads first, so that the products over (T, K) read rows that lie together: a third off a ViT's step on CPUs.
+        q, k, v = affine(x_BTD, kernel, bias).reshape(B, T, 3, self.heads, K).transpose(2, 0, 3, 1, 4)
+        scores_BHTT = jnp.einsum("bhtk,bhsk->bhts", q, k).astype(jnp.float32) / math.sqrt(K)
         if mask_BT is not None:
             scores_BHTT = jnp.where(mask_BT[:, None, None, :] != 0, scores_BHTT, jnp.finfo(jnp.float32).min)
         weights_BHTT = jax.nn.softmax(scores_BHTT, axis=-1).astype(x_BTD.dtype)
         weights_BHTT = Dropout(self.dropout)(weights_BHTT, train)
-        return jnp.einsum("bhts,bshk->bthk", weights_BHTT, v).reshape(B, T, D)
+        return jnp.einsum("bhts,bhsk->bhtk", weights_BHTT, v).transpose(0, 2, 1, 3).reshape(B, T, D)

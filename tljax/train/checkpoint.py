@@ -111,7 +111,7 @@ class Checkpoints:
         try:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
-            ocp.PyTreeCheckpointer().save(place / "state", trees.unflatten(flat))
+            ocp.PyTreeCheckpointer(use_compression=False).save(place / "state", trees.unflatten(flat))
             done = {"format": FORMAT, "step": step, "fingerprint": self.fingerprint, "progress": progress,
                     "digests": trees.digests(flat)}  # fmt: skip
             write_json(place / DONE, {**done, "seal": seal(done)})

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax import trees
-from tljax.models import Backbone
+from tljax.models import Backbone, rows
 from tljax.train.state import TrainState
 from tljax.transfer.freeze import FreezePlan
 
@@ -26,7 +26,7 @@ class TrainStep:
     As one program the update, a quarter of the time that all takes to compile, would be compiled for every bucket.
     """
 
-    gradient: Any  # (trainable, frozen, step, key, batch) -> (gradients, metrics)
+    gradient: Any  # (trainable, frozen, step, key, batch) -> (gradients: arrays, or Rows of tables; metrics)
     update: Any  # (gradients, metrics, trainable, opt_state, step) -> (trainable, opt_state, step); donates the last 3
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -64,23 +64,26 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
     optimizer = optax.with_extra_args_support(optimizer)
     table_C = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
-    def loss_of(trainable: trees.Flat, frozen: trees.Flat, micro: Batch, key: jax.Array) -> jax.Array:
-        params = trees.unflatten(trees.join(trainable, frozen))
+    def loss_of(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, micro: Batch,
+                key: jax.Array) -> jax.Array:  # fmt: skip
+        params = trees.unflatten(trees.join(rows.placed(trainable, places), frozen))
         x = backbone.run(params, micro["inputs"], plan.lowest, None, True, key)
         return (cross_entropy(x["logits"], micro["labels"], smoothing) * micro["weights"]).sum()
 
     def below(frozen: trees.Flat, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return backbone.run(trees.unflatten(frozen), inputs, 0, plan.lowest)
 
-    def total_loss(trainable: trees.Flat, frozen: trees.Flat, batch: Batch, key: jax.Array) -> tuple[Any, trees.Flat]:
+    def total_loss(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, batch: Batch,
+                   key: jax.Array) -> tuple[Any, trees.Flat]:  # fmt: skip
         if accumulate == 1:
             reached = {**batch, "inputs": below(frozen, batch["inputs"])}
-            return jax.value_and_grad(loss_of)(trainable, frozen, reached, key)
+            return jax.value_and_grad(loss_of)(trainable, places, frozen, reached, key)
 
         def one(total: Any, item: tuple[jax.Array, Batch]) -> tuple[Any, None]:
             index, micro = item
             reached = {**micro, "inputs": below(frozen, micro["inputs"])}
-            part = jax.value_and_grad(loss_of)(trainable, frozen, reached, jax.random.fold_in(key, index))
+            drawn = jax.random.fold_in(key, index)
+            part = jax.value_and_grad(loss_of)(trainable, places, frozen, reached, drawn)
             return jax.tree.map(jnp.add, total, part), None
 
         micros = jax.tree.map(lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), batch)
@@ -92,10 +95,12 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
         weights = batch["weights"] if table_C is None else batch["weights"] * table_C[batch["labels"]]
         total = weights.sum()
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
-        loss, grads = total_loss(trainable, frozen, scaled, jax.random.fold_in(key, count))
+        read, places = rows.narrowed(trainable, batch["inputs"], backbone.lookups)
+        loss, grads = total_loss(read, places, frozen, scaled, jax.random.fold_in(key, count))
         squares = jnp.stack([jnp.square(grads[path]).sum() for path in sorted(grads)])
         norm = jnp.sqrt(squares.sum())
-        return grads, {
+        found = rows.placed(grads, places)
+        return found | {path: found[path].padded() for path in places}, {
             "loss": loss,
             "weight": total,
             "grad_norm": norm,
@@ -107,8 +112,9 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
     def update(grads: trees.Flat, metrics: Metrics, trainable: trees.Flat, opt_state: Any,
                count: jax.Array) -> tuple[trees.Flat, Any, jax.Array]:  # fmt: skip
         def move() -> tuple[trees.Flat, Any]:
+            whole = {path: grad.dense() if isinstance(grad, rows.Rows) else grad for path, grad in grads.items()}
             with jax.numpy_dtype_promotion("standard"):  # optax raises float decay rates to int32 counts
-                updates, moments = optimizer.update(grads, opt_state, trainable, grad_norm=metrics["grad_norm"])
+                updates, moments = optimizer.update(whole, opt_state, trainable, grad_norm=metrics["grad_norm"])
             return optax.apply_updates(trainable, updates), moments
 
         # A branch, not a select for each leaf: selects keep the old moments alive and take 2.6 times as long.
