@@ -223,14 +223,14 @@ def test_a_freeze_table_of_scattered_parameters():
     plan = freeze.plan(MEAN, "bitfit")
     assert freeze.render(freeze.table(MEAN, plan)) == (
         "stage          parameters    trainable  rate factor mode\n"
-        "embeddings          5,632           64  1           train\n"
+        "embeddings         52,992           64  1           train\n"
         "layer_0            33,472          576  1           train\n"
         "layer_1            33,472          576  1           train\n"
         "layer_2            33,472          576  1           train\n"
         "pooler                  0            –              train\n"
         "head                  325          325  1           train\n"
-        "total             106,373        2,117\n"
-        "1.99 % of the parameters train"
+        "total             153,733        2,117\n"
+        "1.38 % of the parameters train"
     )
 
 

@@ -36,7 +36,8 @@ class Backbone:
     """A network as a list of stages; the last one is the head.
 
     Everything above this module (freezing, layer-wise rates, caching) speaks of stages alone. A network of
-    one's own joins by giving stages, or any object with the same `stages`, `run` and `stage_of`.
+    one's own joins by giving stages, or any object with the same `stages`, `run` and `stage_of`
+    (`lookups` may be missing there).
 
     Attributes:
       stages: bottom to top, e.g. embeddings, layer_0, …, layer_11, pooler, head.

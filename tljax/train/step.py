@@ -95,7 +95,7 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
         weights = batch["weights"] if table_C is None else batch["weights"] * table_C[batch["labels"]]
         total = weights.sum()
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
-        read, places = rows.narrowed(trainable, batch["inputs"], backbone.lookups)
+        read, places = rows.narrowed(trainable, batch["inputs"], getattr(backbone, "lookups", ()))
         loss, grads = total_loss(read, places, frozen, scaled, jax.random.fold_in(key, count))
         squares = jnp.stack([jnp.square(grads[path]).sum() for path in sorted(grads)])
         norm = jnp.sqrt(squares.sum())
