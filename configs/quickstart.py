@@ -22,7 +22,7 @@ def get_config() -> Config:
             max_length=28,
             max_buckets=1,
         ),
-        transfer=TransferConfig(strategy="last_k", k=2, head_factor=60.0, beside="feature_extraction|scratch"),
-        optim=OptimConfig(learning_rate=4e-4),
-        train=TrainConfig(batch_size=16, epochs=2),
+        transfer=TransferConfig(strategy="last_k", k=2, head_factor=40.0, beside="feature_extraction|scratch"),
+        optim=OptimConfig(learning_rate=8e-4),
+        train=TrainConfig(batch_size=24, epochs=2),
     )
