@@ -72,5 +72,5 @@ def narrowed(params: trees.Flat, inputs: Mapping[str, jax.Array],
 
 
 def placed(values: trees.Flat, places: trees.Flat) -> trees.Flat:
-    """The second step of `narrowed` undone: values and places become `Rows`."""
+    """What `narrowed` gave, or its gradient, with `Rows` for each table that was narrowed."""
     return values | {path: Rows(values[path], place) for path, place in places.items()}
