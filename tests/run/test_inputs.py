@@ -171,3 +171,18 @@ def test_class_weights_make_classes_equal():
     assert weights == [6 / 12, 6 / 4, 6 / 8, 6 / 4]
     totals = [weights[c] * (labels == c).sum() for c in range(3)]
     assert totals == [1.5, 1.5, 1.5]
+
+
+def test_the_shapes_of_an_epoch_are_those_of_its_batches(bert):
+    texts = [" ".join(["see"] * n) for n in (1, 2, 2, 4, 5, 5, 5, 7, 7)]
+    examples = inputs.make_examples(from_arrays(texts, ["a"] * 5 + ["b"] * 4, "memory"), bert, Config(), ("a", "b"))
+    feed = inputs.TrainFeed(examples, 2, (4, 6, 7, 9, 64), 7, 2)
+
+    def shapes(batch):
+        arrays = {**batch["inputs"], "labels": batch["labels"], "weights": batch["weights"]}
+        return {name: (arrays[name].shape, arrays[name].dtype) for name in sorted(arrays)}
+
+    found = [shapes(batch) for batch in feed.shapes(1)]
+    met = [shapes(batch) for batch in feed.batches(1, 0)]
+    assert len(found) > 1
+    assert sorted(map(str, found)) == sorted({str(shape) for shape in met})

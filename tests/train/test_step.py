@@ -1,6 +1,7 @@
 """One step: the loss against a reference, dropout by step and key, what NaN does not touch, what is donated."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,9 +113,44 @@ def test_class_weights_scale_the_gradient_of_their_rows(weighted):
         np.testing.assert_allclose(both[path], expected, rtol=1e-4, atol=1e-7)
 
 
+def test_compiled_ahead(case, step):
+    """Every program is there before the first step: those of the shapes, and of both forms of a table's gradient."""
+    from jax import monitoring
+
+    whole = make_case("bert", "full")
+    shapes = [batch_of("bert", rows, length=length) for rows, length in ((8, 5), (8, 7), (16, 9))]
+    abstract = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch) for batch in shapes]
+    stepper, now = whole.step(), whole.state()
+    compiled: list[str] = []
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        compiled.extend([event] * event.endswith("backend_compile_duration"))
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        stepper.compile(now, abstract)
+        assert len(compiled) == len(shapes) + 2
+        for batch in shapes:
+            now, _ = stepper(now, jax.device_put(batch))
+        assert len(compiled) == len(shapes) + 2
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+
+
+def test_equal_networks_share_the_gradient():
+    """A run from scratch beside one from pretrained weights compiles nothing anew."""
+    gradient = make_case("bert", "full").step().gradient
+    assert make_case("bert", "scratch", learning_rate=0.5).step().gradient is gradient
+    assert make_case("bert", "last_k").step().gradient is not gradient
+    assert make_case("bert", "full", dropout=0.2).step().gradient is not gradient
+    assert make_case("bert", "full").step(smoothing=0.1).gradient is not gradient
+    assert make_case("bert", "full").step(class_weights=[1, 2, 3, 4, 5]).gradient is not gradient
+
+
 def test_metrics(case, step):
-    state = case.state()
-    grads, metrics = step.gradient(state.trainable, state.frozen, jnp.int32(3), state.key, BATCH)
+    state = dataclasses.replace(case.state(), step=jnp.int32(3))
+    grads, _ = step.gradient(state.trainable, state.frozen, state.step, state.key, BATCH)
+    _, metrics = step(state, BATCH)
     assert grads.keys() == state.trainable.keys()
     assert float(metrics["grad_norm"]) == pytest.approx(float(optax.tree.norm(grads)), rel=1e-6)
     assert float(metrics["learning_rate"]) == pytest.approx(0.01 * 0.7)  # linear over 10 steps

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from tljax.config import Config
@@ -98,14 +99,27 @@ class TrainFeed:
         return -(-len(self.examples) // self.batch_size)
 
     def batches(self, epoch: int, start: int) -> Iterator[dict[str, Any]]:
-        plans = batching.plan(
-            self.seed, epoch, len(self.examples), self.examples.lengths, self.batch_size, self.buckets
-        )
-        return pipeline.batches(self.examples, plans, self.batch_size, batching.epoch_seed(self.seed, epoch), start,
-                                self.threads)  # fmt: skip
+        seed = batching.epoch_seed(self.seed, epoch)
+        return pipeline.batches(self.examples, self._plans(epoch), self.batch_size, seed, start, self.threads)
+
+    def shapes(self, epoch: int) -> list[dict[str, Any]]:
+        """The batches of an epoch, one of each shape, as jax.ShapeDtypeStruct and in rising order."""
+        known = self.examples.lengths
+        shortest = np.array([0 if known is None else int(np.argmin(known))])
+        lengths = sorted({planned.length for planned in self._plans(epoch)})
+        made = [batching.collate(self.examples, batching.Planned(shortest, n), self.batch_size) for n in lengths]
+        return [{name: _abstract(batch[name]) for name in ("inputs", "labels", "weights")} for batch in made]
 
     def describe(self, rows: Sequence[int]) -> str:
         return "; ".join(self.examples.where(int(row)) for row in rows)
+
+    def _plans(self, epoch: int) -> list[batching.Planned]:
+        n = len(self.examples)
+        return batching.plan(self.seed, epoch, n, self.examples.lengths, self.batch_size, self.buckets)
+
+
+def _abstract(arrays: Any) -> Any:
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), arrays)
 
 
 def class_weights(labels: np.ndarray, classes: int) -> list[float]:

@@ -193,6 +193,10 @@ class _Run:
         epochs, position = divmod(int(start.step), self.feed.steps_per_epoch)
         seen = epochs * len(train) + position * c.train.batch_size
         with progress.bar("training", c.train.epochs * len(train), seen) as bar:
+            if epochs < c.train.epochs:
+                shapes = self.feed.shapes(epochs)
+                bar.show(f"compiling for {len(shapes)} shape{'s' * (len(shapes) > 1)} of batches")
+                stepper.compile(start, shapes)
             return loop.fit(start, stepper, self.feed, self._validate, self.saves, c.train, done, log=self.place.log,
                             bar=bar, stopping=self.stopping)  # fmt: skip
 
