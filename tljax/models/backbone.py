@@ -36,8 +36,8 @@ class Backbone:
     """A network as a list of stages; the last one is the head.
 
     Everything above this module (freezing, layer-wise rates, caching) speaks of stages alone. A network of
-    one's own joins by giving stages, or any object with the same `stages`, `run` and `stage_of`
-    (`lookups` may be missing there).
+    one's own joins by giving stages, or any hashable object with the same `stages`, `run` and `stage_of`
+    (`lookups` may be missing there); equal ones share what is compiled.
 
     Attributes:
       stages: bottom to top, e.g. embeddings, layer_0, …, layer_11, pooler, head.
