@@ -16,7 +16,7 @@ def keep_freed() -> bool:
     a 22.7 M parameter BERT (32 x 32 tokens). JAX also runs steps in threads of its own, whose arenas unmap
     large blocks all the same; so steps run in the caller's thread, unless something has started JAX on the CPU
     before. One arena for all threads would serve the steps too, but compilation, which allocates in several threads,
-    then takes half as long again. The settings hold for the whole process, so a run makes them and an import never does.
+    then takes half as long again. The settings hold for the whole process: a run makes them, an import never.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if sys.platform != "linux":
