@@ -40,7 +40,11 @@ FAULTS = {
 
 
 def concerned(fault, name, array):
-    """Whether this is a fault in this tensor: a head has one spelling, and sound biases are zero."""
+    """Whether this is a fault in this tensor; those of a head may be missing, and have one spelling."""
+    if fault == "missing":
+        return "classifier" not in name and "pooler" not in name  # without a pooler the mean over tokens is taken
+    if fault == "one more of its kind":
+        return "pooler" not in name  # what else a pooler holds is dropped, and said to be
     if fault == "doubled":
         return bool(without_base(name))
     if fault == "all zeros":
@@ -95,6 +99,17 @@ def test_every_tensor_with_this_fault_is_named_in_one_error(checkpoint, fault):
     for name in wrong:
         assert any(name in line and says in line for line in caught.value.details), name
     assert "nothing was loaded" in str(caught.value)
+
+
+def test_what_is_not_an_error_is_named(checkpoint):
+    """A trunk without its head, and what a classifier has no use for."""
+    folder, format, tensors = checkpoint
+    separator = "." if format == "safetensors" else "/"
+    extra = f"{folder.name}{separator}pooler{separator}dense{separator}extra"
+    trunk = {name: array for name, array in tensors.items() if not name.startswith("classifier")}
+    write(folder, format, {**trunk, extra: np.ones(3, np.float32)})
+    model = load_pretrained(str(folder))
+    assert (model.reinitialised, model.dropped) == (("classifier/bias", "classifier/kernel"), (extra,))
 
 
 def test_one_fault_among_sound_tensors_is_enough(checkpoint):

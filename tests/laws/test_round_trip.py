@@ -65,7 +65,7 @@ def test_there_to_here_and_back(family, dtype, tmp_path, torch_side):
     theirs = getattr(torch_side, AUTO[family]).from_config(config)
     with torch_side.torch.no_grad():
         for name, parameter in theirs.named_parameters():
-            parameter += torch_side.torch.from_numpy(np.asarray(moved(name, np.zeros(parameter.shape, np.float32))))
+            parameter += torch_side.torch.from_numpy(np.array(moved(name, np.zeros(parameter.shape, np.float32))))
     theirs = theirs.to(getattr(torch_side.torch, dtype))
     theirs.save_pretrained(tmp_path / "theirs")
     assert json.loads((tmp_path / "theirs" / "config.json").read_text())["dtype"] == dtype

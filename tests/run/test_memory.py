@@ -42,10 +42,10 @@ def run(how: str, what: str) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has mallopt")
-@pytest.mark.parametrize(("what", "first"), [("bytes", PAGES), ("jax", 0)])  # JAX has run before the count begins
-def test_pages_are_touched_once(what, first):
+@pytest.mark.parametrize("what", ["bytes", "jax"])
+def test_pages_are_touched_once(what):
     (without,) = run("leave", what)
     said, kept = run("keep", what)
     assert said == "True"
     assert int(without) > 9 * PAGES  # else this test shows nothing
-    assert int(kept) < first + 0.5 * PAGES
+    assert int(kept) < 1.5 * PAGES
