@@ -7,9 +7,9 @@ AdamW with linear schedule and warm-up, weight decay, clipping and dropout. The 
 random batch, tljax groups by length: how batches are made is part of what is compared. Seconds are those of training
 alone, compilation included, imports, tokenising and evaluation not. Needs the extra `bench`.
 
-The processes run one at a time, some seconds each: SIGSTOP and SIGCONT change between them, and only the slices in
-which a process ran count for it. Run one after the other, ten minutes apart, two equal programs differ by 1.5 x on
-a machine that others share.
+The processes run one at a time, some seconds each, always the one that is furthest behind, so that they end together:
+SIGSTOP and SIGCONT change between them, and only the slices in which a process ran count for it. Run one after the
+other, ten minutes apart, two equal programs differ by 1.5 x on a machine that others share.
 """
 
 import argparse
@@ -30,7 +30,7 @@ STRATEGIES = {"full": ("full", 0), "last_2": ("last_k", 2), "head": ("feature_ex
 RATE, HEAD_FACTOR, WARMUP, DECAY, BATCH = 1e-4, 30.0, 0.1, 0.01, 32
 LONGEST = 64  # tokens
 SAVE_STEPS = 500  # the Trainer's default
-SLICE_S = {"tljax": 8.0, "trainer": 15.0}  # at a time; about as their speeds, so that they end together
+SLICE_S = 8.0  # seconds at a time
 
 
 def run_tljax(options: argparse.Namespace) -> dict[str, Any]:
@@ -40,13 +40,21 @@ def run_tljax(options: argparse.Namespace) -> dict[str, Any]:
     import grain  # noqa: F401  tljax imports it when the first batch is made; imports are not counted
 
     from tljax.run import train as runner
+    from tljax.train import step
 
     span: list[float] = []
-    fit = runner._Run._fit
+    fit, move = runner._Run._fit, step.TrainStep.__call__
 
-    def timed(*arguments: Any) -> Any:
+    def timed(run: Any, *arguments: Any) -> Any:
+        total = run.feed.steps_per_epoch * options.epochs
+
+        def counted(stepper: Any, state: Any, batch: Any) -> Any:
+            _tell(options, (int(state.step) + 1) / total)
+            return move(stepper, state, batch)
+
+        step.TrainStep.__call__ = counted  # type: ignore[method-assign]
         span.append(time.monotonic())
-        found = fit(*arguments)
+        found = fit(run, *arguments)
         span.append(time.monotonic())
         return found
 
@@ -66,6 +74,11 @@ def run_tljax(options: argparse.Namespace) -> dict[str, Any]:
         result = runner.train(config, Path(folder) / "run", say=lambda line: None)
         tokens = _tokens(config)
     return {"span": span, "accuracy": result.scores.accuracy, "tokens": tokens}
+
+
+def _tell(options: argparse.Namespace, fraction: float) -> None:
+    """Says how much of the training is done, to whoever gives out the turns."""
+    Path(options.progress).write_text(f"{fraction:.6f}")
 
 
 def _tokens(config: Any) -> int:
@@ -151,6 +164,11 @@ def run_trainer(options: argparse.Namespace) -> dict[str, Any]:
         {"params": [model.classifier.weight], "lr": RATE * HEAD_FACTOR, "weight_decay": DECAY},
         {"params": [model.classifier.bias], "lr": RATE * HEAD_FACTOR, "weight_decay": 0.0},
     ]
+
+    class Telling(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            _tell(options, state.global_step / state.max_steps)
+
     steps = options.epochs * -(-len(train) // BATCH)
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]])
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
@@ -165,6 +183,7 @@ def run_trainer(options: argparse.Namespace) -> dict[str, Any]:
             train_dataset=encode(train),
             data_collator=transformers.DataCollatorWithPadding(tokenizer),
             optimizers=(optimizer, schedule),
+            callbacks=[Telling()],
         )  # fmt: skip
         began = time.monotonic()
         trainer.train()
@@ -204,19 +223,25 @@ def take_turns(sides: list[tuple[str, str]], options: argparse.Namespace) -> dic
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "HF_HUB_OFFLINE": "1"}
     processes: dict[str, subprocess.Popen[str]] = {}
     slices: dict[str, list[tuple[float, float]]] = {}
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
+
+        def behind(name: str) -> tuple[float, int]:
+            told = Path(folder) / name
+            return float(told.read_text() or 0) if told.exists() else 0.0, len(slices[name])
+
         try:
             for side, precision in sides:
+                name = f"{side} {precision}"
                 command = [sys.executable, __file__, f"--side={side}", f"--precision={precision}",
                            f"--strategy={options.strategy}", f"--epochs={options.epochs}", f"--limit={options.limit}",
-                           f"--seed={options.seed}"]  # fmt: skip
+                           f"--seed={options.seed}", f"--progress={folder}/{name}"]  # fmt: skip
                 process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
                                            start_new_session=True)  # fmt: skip
                 os.killpg(process.pid, signal.SIGSTOP)
-                processes[f"{side} {precision}"], slices[f"{side} {precision}"] = process, []
+                processes[name], slices[name] = process, []
             while alive := [name for name, process in processes.items() if process.poll() is None]:
-                for name in alive:
-                    slices[name].append(_slice(processes[name], SLICE_S[name.split()[0]]))
+                name = min(alive, key=behind)
+                slices[name].append(_slice(processes[name]))
         finally:
             for process in processes.values():
                 if process.poll() is None:
@@ -231,12 +256,12 @@ def take_turns(sides: list[tuple[str, str]], options: argparse.Namespace) -> dic
     return found
 
 
-def _slice(process: subprocess.Popen[str], seconds: float) -> tuple[float, float]:
+def _slice(process: subprocess.Popen[str]) -> tuple[float, float]:
     """Lets a stopped process run for a while."""
     start = time.monotonic()  # the clock of the whole machine: the processes read the same
     os.killpg(process.pid, signal.SIGCONT)
     try:
-        process.wait(seconds)
+        process.wait(SLICE_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGSTOP)
     return start, time.monotonic()
@@ -252,6 +277,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", choices=("tljax", "trainer"), help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="float32", help=argparse.SUPPRESS)
+    parser.add_argument("--progress", default=os.devnull, help=argparse.SUPPRESS)
     parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results" / "vs_hf_trainer.jsonl"))
     options = parser.parse_args()
     if options.side:
