@@ -301,10 +301,14 @@ def main() -> None:
               "epochs": options.epochs, "limit": options.limit, "seed": options.seed, "runs": runs, "ratios": ratios,
               "share_of_matrix_products": share, "cores": os.cpu_count(), "machine": platform.machine(),
               "cpu": _cpu(), "versions": {n: version(n) for n in ("jax", "flax", "optax", "torch", "transformers")},
-              "command": " ".join(["python", "benchmarks/vs_hf_trainer.py", *sys.argv[1:]])}  # fmt: skip
+              "command": " ".join(["python", "benchmarks/vs_hf_trainer.py", *_asked()])}  # fmt: skip
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     with open(options.output, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def _asked() -> list[str]:
+    return [argument for argument in sys.argv[1:] if not argument.startswith("--output")]
 
 
 def _cpu() -> str:

@@ -17,7 +17,7 @@ from tljax.errors import DivergedError, WeightsError, WriteError
 from tljax.evaluate.predict import probabilities
 from tljax.run import inputs, train, workdir
 from tljax.train import checkpoint
-from tljax.train.step import make_eval_step
+from tljax.train.step import TrainStep, make_eval_step
 from tljax.weights.load import load_pretrained
 
 WORKDIR = {".lock", "checkpoints", "config.json", "confusion.png", "metrics.jsonl", "model", "report.html"}
@@ -193,6 +193,18 @@ def test_overlap_of_train_and_test_is_counted(built_upon):
     assert f"WARNING: {warning}" in built_upon.said
     assert warning in built_upon.done.warnings
     assert warning in (built_upon.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_patience_ended_is_not_compiled_for_again(tmp_path, monkeypatch):
+    compiled = []
+    compile_ = TrainStep.compile
+    monkeypatch.setattr(TrainStep, "compile", lambda self, *a: (compiled.append(1), compile_(self, *a)))
+    config = tiny.text_config(tmp_path, optim={"learning_rate": 1e-12}, train={"epochs": 4, "patience": 1})
+    first = tiny.run(tmp_path, tmp_path / "run", config)
+    assert len(first.history("evaluation")) == 2
+    again = tiny.run(tmp_path, tmp_path / "run", config)
+    assert "going on from step 6 of 12" in again.said
+    assert compiled == [1]
 
 
 DESCRIPTIONS = [

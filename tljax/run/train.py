@@ -193,7 +193,7 @@ class _Run:
         epochs, position = divmod(int(start.step), self.feed.steps_per_epoch)
         seen = epochs * len(train) + position * c.train.batch_size
         with progress.bar("training", c.train.epochs * len(train), seen) as bar:
-            if epochs < c.train.epochs:
+            if not loop.finished(epochs, done, c.train):
                 shapes = self.feed.shapes(epochs)
                 bar.show(f"compiling for {len(shapes)} shape{'s' * (len(shapes) > 1)} of batches")
                 stepper.compile(start, shapes)

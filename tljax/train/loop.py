@@ -72,7 +72,7 @@ def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[Trai
     """Trains from wherever `state` stands to the end, and returns the last state and the progress.
 
     All resume state is the step number: epoch and position follow from it, and each batch is a function of
-    (seed, epoch, position). The device is not waited for except every `log_every_steps`, at saves and at
+    (seed, epoch, position). Nothing is fetched from the device except every `log_every_steps`, at saves and at
     evaluations, and no state is saved before every loss up to it was seen to be finite.
 
     Args:
@@ -96,8 +96,7 @@ def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[Trai
             checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
             raise StoppedError("signal", f"stopped after step {done} and saved",
                                fix="run the same command again to go on")  # fmt: skip
-        patience_over = settings.patience and progress.epochs_since_best(settings.best_metric) >= settings.patience
-        if epoch >= settings.epochs or patience_over:
+        if finished(epoch, progress, settings):
             return state, progress
         batches = _ahead(feed.batches(epoch, offset))
         for batch in batches:
@@ -115,6 +114,12 @@ def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[Trai
             if stop:
                 break
         batches.close()
+
+
+def finished(epoch: int, progress: Progress, settings: TrainConfig) -> bool:
+    """Whether all epochs are done, or the patience is over."""
+    waited = progress.epochs_since_best(settings.best_metric)
+    return epoch >= settings.epochs or 0 < settings.patience <= waited
 
 
 def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
