@@ -25,7 +25,7 @@ if sys.argv[2] == "jax":
     def allocate():
         double(x).block_until_ready()
 
-    for _ in range(3):
+    for _ in range(10):  # some results are freed late, so that there are a few blocks in turn
         allocate()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
@@ -48,4 +48,4 @@ def test_pages_are_touched_once(what):
     said, kept = run("keep", what)
     assert said == "True"
     assert int(without) > 9 * PAGES  # else this test shows nothing
-    assert int(kept) < 1.5 * PAGES
+    assert int(kept) < 5 * PAGES  # on a busy machine a block more, now and then; a growing heap would touch 10
