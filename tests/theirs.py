@@ -31,7 +31,8 @@ def answers(side: SimpleNamespace, model: Any, inputs: Mapping[str, np.ndarray],
     with side.torch.no_grad():
         tensors = {name: side.torch.from_numpy(array.astype(np.int64) if array.dtype == np.int32 else array)
                    for name, array in inputs.items()}  # fmt: skip
-        return {name: value.numpy() for name, value in model.eval()(**tensors, **options).items()}
+        found = model.eval()(**tensors, **options).items()
+        return {name: value.numpy() for name, value in found if hasattr(value, "numpy")}  # decoders return a cache too
 
 
 def opened(side: SimpleNamespace, auto: str, folder: Path, **options: Any) -> Any:

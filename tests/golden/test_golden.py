@@ -11,14 +11,20 @@ from tljax import trees
 from tljax.weights import export, files
 from tljax.weights.load import load_pretrained
 
-GOLDEN = [("flax/bert", "flax_model.msgpack"), ("flax/bert", "model.safetensors"), ("flax/vit", "flax_model.msgpack"),
-          ("flax/vit", "model.safetensors"), ("torch/bert", "model.safetensors")]  # fmt: skip
+GOLDEN = [(f"flax/{name}", file) for name in ("bert", "gpt2", "resnet", "vit")
+          for file in ("flax_model.msgpack", "model.safetensors")]  # fmt: skip
+GOLDEN += [(f"torch/{name}", "model.safetensors")
+           for name in ("bert", "convnext", "llama", "mobilenet_v2", "modernbert", "resnet-basic")]  # fmt: skip
+# their files hold the last entry of hidden_states, which is what the stage of this name takes
+BELOW = {"flax/vit": "layernorm", "torch/mobilenet_v2": "conv_1x1"}
+
+
+def channels_last(array):
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
 
 def run(model, inputs):
-    if "pixel_values" in inputs:  # Hugging Face has channels first
-        inputs = {"pixel_values": inputs["pixel_values"].transpose(0, 2, 3, 1)}
-    return jax.jit(model.apply)(model.params, inputs)
+    return jax.jit(model.apply)(model.params, {name: channels_last(array) for name, array in inputs.items()})
 
 
 @pytest.mark.parametrize(("name", "file"), GOLDEN)
@@ -26,19 +32,24 @@ def test_outputs_are_transformers_outputs(testdata, tmp_path, name, file):
     source = testdata(f"golden/{name}")
     for wanted in ("config.json", file):
         shutil.copyfile(source / wanted, tmp_path / wanted)
-    model = load_pretrained(str(tmp_path))
+    model = load_pretrained(str(tmp_path), task="language" if name == "flax/gpt2" else "classification")
     assert (model.reinitialised, model.dropped, model.resized) == ((), (), ())
     inputs, outputs = (dict(np.load(source / f"{part}.npz", allow_pickle=False)) for part in ("inputs", "outputs"))
+    inputs = {key: array.astype(np.int32) if array.dtype == np.int64 else array for key, array in inputs.items()}
     found = run(model, inputs)
     np.testing.assert_allclose(found.logits, outputs["logits"], **TOLERANCE)
-    hidden = found.last_hidden_state
-    if name == "flax/vit":  # the file holds the last entry of hidden_states, which is before the final LayerNorm
-        pixels = {"pixel_values": inputs["pixel_values"].transpose(0, 2, 3, 1)}
-        top = model.backbone.index("layernorm")
-        hidden = model.backbone.run(model.params, pixels, stop=top)["hidden"]
-        normed = model.backbone.run(model.params, {"hidden": outputs["last_hidden_state"]}, start=top, stop=top + 1)
-        np.testing.assert_allclose(found.last_hidden_state, normed["last_hidden_state"], **TOLERANCE)
-    np.testing.assert_allclose(hidden, outputs["last_hidden_state"], **TOLERANCE)
+    hidden, expected = found.last_hidden_state, channels_last(outputs["last_hidden_state"])
+    if name in BELOW:
+        top = model.backbone.index(BELOW[name])
+        lower = {key: channels_last(array) for key, array in inputs.items()}
+        below = model.backbone.run(model.params, lower, stop=top)
+        above = model.backbone.run(model.params, {**below, "hidden": expected}, start=top, stop=top + 1)
+        np.testing.assert_allclose(hidden, above["last_hidden_state"], **TOLERANCE)
+        hidden = below["hidden"]
+    if name == "torch/modernbert":  # padding whose window holds padding alone attends to nothing: to zeros or to all
+        real = inputs["attention_mask"] != 0
+        hidden, expected = np.asarray(hidden)[real], expected[real]
+    np.testing.assert_allclose(hidden, expected, **TOLERANCE)
 
 
 def test_both_formats_of_a_checkpoint_are_bit_identical(testdata, tmp_path):

@@ -12,7 +12,9 @@ from tljax.train.step import make_eval_step
 
 def lowered(case, rows: int = 8):
     now = case.state()
-    return case.step().gradient.lower(now.trainable, now.frozen, now.step, now.key, batch_of("bert", rows))
+    return case.step().gradient.lower(
+        now.trainable, now.frozen, now.batch_stats, now.step, now.key, batch_of("bert", rows)
+    )
 
 
 def flops(case) -> float:
@@ -46,7 +48,7 @@ def test_a_frozen_trunk_has_no_backward_pass():
     def products(strategy: str) -> int:
         case = make_case("bert", strategy, dropout=0.0)
         now = case.state()
-        arguments = now.trainable, now.frozen, now.step, now.key, batch_of("bert", 8)
+        arguments = now.trainable, now.frozen, now.batch_stats, now.step, now.key, batch_of("bert", 8)
         return matrix_products(jax.make_jaxpr(case.step().gradient)(*arguments).jaxpr)
 
     # A layer has 4 parameter products (fused query-key-value, output, two of the block) and 2 of attention.

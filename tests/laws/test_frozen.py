@@ -54,7 +54,7 @@ def test_stages_below_the_lowest_trainable_one_run_in_eval_mode(family, strategy
     """The loss of a step is that of the lower stages without dropout and of the upper ones with it."""
     case = make_case(family, strategy, dropout=0.5)
     now, batch = case.state(), batch_of(family, 4)
-    _, metrics = case.step().gradient(now.trainable, now.frozen, now.step, now.key, batch)
+    _, metrics, _ = case.step().gradient(now.trainable, now.frozen, now.batch_stats, now.step, now.key, batch)
 
     @functools.partial(jax.jit, static_argnames="train")
     def loss(train: bool):

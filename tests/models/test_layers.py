@@ -9,6 +9,7 @@ import pytest
 from cases import CLASSES, CONFIGS, batch_of, make_case
 
 from tljax import models, trees
+from tljax.models.attention import SelfAttention
 from tljax.models.heads import ClassifierHead, MeanPooler
 from tljax.models.layers import (
     ACTIVATIONS,
@@ -16,7 +17,6 @@ from tljax.models.layers import (
     Dropout,
     Embedding,
     LayerNorm,
-    SelfAttention,
     affine,
     random_bits,
 )
@@ -195,7 +195,8 @@ def test_activations(name):
     x = np.linspace(-6, 6, 97, dtype=np.float32)
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x.astype(np.float64) ** 3)
     expected = {
-        "gelu": x * 0.5 * (1 + ERF(x / math.sqrt(2))), "relu": np.maximum(x, 0), "silu": x / (1 + np.exp(-x)),
+        "gelu": x * 0.5 * (1 + ERF(x / math.sqrt(2))), "relu": np.maximum(x, 0),
+        "relu6": np.clip(x, 0, 6), "silu": x / (1 + np.exp(-x)),
         "swish": x / (1 + np.exp(-x)), "tanh": np.tanh(x), **dict.fromkeys(TANH, 0.5 * x * (1 + np.tanh(inner))),
     }[name]  # fmt: skip
     np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(x)), expected, atol=2e-6)
@@ -272,7 +273,7 @@ def test_mean_pooler_adds_up_in_float32():
 def test_the_head_reckons_in_float32():
     x = {"pooled": jnp.asarray(normal(2, 4), jnp.bfloat16), "last_hidden_state": jnp.zeros((2, 1, 4))}
     kernel, bias = normal(4, 3), normal(3)
-    out = ClassifierHead(3, 0.5).apply({"params": {"kernel": kernel, "bias": bias}}, x, False)["logits"]
+    out = ClassifierHead(3, dropout=0.5).apply({"params": {"kernel": kernel, "bias": bias}}, x, False)["logits"]
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, np.asarray(x["pooled"], np.float64) @ kernel + bias, rtol=1e-5, atol=1e-6)
 

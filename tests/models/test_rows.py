@@ -47,8 +47,8 @@ def test_a_step_comes_to_the_same(accumulate):
     batch, now = batch_of("bert", 8), case.state()
     whole = dataclasses.replace(case, backbone=dataclasses.replace(case.backbone, lookups=()))
     step, reference = case.step(accumulate=accumulate), whole.step(accumulate=accumulate)
-    found, said = step.gradient(now.trainable, now.frozen, now.step, now.key, batch)
-    expected, same = reference.gradient(now.trainable, now.frozen, now.step, now.key, batch)
+    found, said, _ = step.gradient(now.trainable, now.frozen, now.batch_stats, now.step, now.key, batch)
+    expected, same, _ = reference.gradient(now.trainable, now.frozen, now.batch_stats, now.step, now.key, batch)
     assert [path for path in found if isinstance(found[path], rows.Rows)] == [WORDS]
     for path, value in expected.items():
         mine = found[path].dense() if path == WORDS else found[path]
@@ -66,12 +66,18 @@ def test_no_buffer_of_the_tables_size():
     alone = freeze.plan(case.backbone, "custom", rules=((WORDS, "body"), (".*", "frozen")))
     case = dataclasses.replace(case, plan=alone)
     now = case.state()
-    compiled = case.step().gradient.lower(now.trainable, now.frozen, now.step, now.key, batch_of("bert", 8)).compile()
+    compiled = (
+        case.step()
+        .gradient.lower(now.trainable, now.frozen, now.batch_stats, now.step, now.key, batch_of("bert", 8))
+        .compile()
+    )
     assert compiled.memory_analysis().output_size_in_bytes < now.trainable[WORDS].nbytes / 4
 
 
 def test_a_batch_that_reads_much_of_the_table_differentiates_it():
     case = make_case("bert", "full")
     now = case.state()
-    found, _ = case.step().gradient(now.trainable, now.frozen, now.step, now.key, batch_of("bert", 16))
+    found, _, _ = case.step().gradient(
+        now.trainable, now.frozen, now.batch_stats, now.step, now.key, batch_of("bert", 16)
+    )
     assert not isinstance(found[WORDS], rows.Rows)

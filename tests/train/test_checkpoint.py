@@ -39,7 +39,7 @@ def make_state(step=0, shapes=SHAPES, optimizer="adamw", dtype=jnp.float32, coun
     trainable = {path: draw(jnp.zeros(shape, dtype)) for path, shape in shapes.items()}
     moments = jax.tree.map(draw, OPTIMIZERS[optimizer].init(trainable))
     frozen = {"bert/embeddings": jnp.ones(3)}
-    return TrainState(jnp.asarray(step, count), trainable, frozen, moments, jax.random.key(step))
+    return TrainState(jnp.asarray(step, count), trainable, frozen, {}, moments, jax.random.key(step))
 
 
 def progress(step, best=None):

@@ -18,7 +18,9 @@ ROWS = 4  # examples in a batch
 
 
 def state_at(step: int) -> TrainState:
-    return TrainState(jnp.int32(step), {"b/kernel": jnp.zeros(2), "a/bias": jnp.zeros(2)}, {}, (), jax.random.key(0))
+    return TrainState(
+        jnp.int32(step), {"b/kernel": jnp.zeros(2), "a/bias": jnp.zeros(2)}, {}, {}, (), jax.random.key(0)
+    )
 
 
 class World:

@@ -73,7 +73,9 @@ BATCH = batch_of("bert", 4)
 
 def loss_at(case, step, count=0, key=0, batch=BATCH) -> float:
     state = case.state()
-    _, metrics = step.gradient(state.trainable, state.frozen, jnp.int32(count), jax.random.key(key), batch)
+    _, metrics, _ = step.gradient(
+        state.trainable, state.frozen, state.batch_stats, jnp.int32(count), jax.random.key(key), batch
+    )
     return float(metrics["loss"])
 
 
@@ -93,7 +95,7 @@ def test_the_loss_is_the_weighted_mean(weighted, masked):
     logits = case.backbone.run(case.params, batch["inputs"])["logits"]
     weights = batch["weights"] * np.arange(1, CLASSES + 1)[batch["labels"]]
     rows = reference(logits, batch["labels"], smoothing=0.1)
-    _, metrics = step.gradient(state.trainable, state.frozen, state.step, state.key, batch)
+    _, metrics, _ = step.gradient(state.trainable, state.frozen, state.batch_stats, state.step, state.key, batch)
     assert float(metrics["weight"]) == weights.sum()
     assert float(metrics["loss"]) == pytest.approx((rows * weights).sum() / weights.sum(), rel=1e-5)
 
@@ -105,7 +107,7 @@ def test_class_weights_scale_the_gradient_of_their_rows(weighted):
 
     def gradient(weights):
         batch = {**BATCH, "labels": np.array([0, 3, 0, 0], np.int32), "weights": np.asarray(weights, np.float32)}
-        return step.gradient(state.trainable, state.frozen, state.step, state.key, batch)[0]
+        return step.gradient(state.trainable, state.frozen, state.batch_stats, state.step, state.key, batch)[0]
 
     first, second, both = gradient([1, 0, 0, 0]), gradient([0, 1, 0, 0]), gradient([1, 1, 0, 0])
     for path in both:
@@ -149,7 +151,7 @@ def test_equal_networks_share_the_gradient():
 
 def test_metrics(case, step):
     state = dataclasses.replace(case.state(), step=jnp.int32(3))
-    grads, _ = step.gradient(state.trainable, state.frozen, state.step, state.key, BATCH)
+    grads, _, _ = step.gradient(state.trainable, state.frozen, state.batch_stats, state.step, state.key, BATCH)
     _, metrics = step(state, BATCH)
     assert grads.keys() == state.trainable.keys()
     assert float(metrics["grad_norm"]) == pytest.approx(float(optax.tree.norm(grads)), rel=1e-6)
@@ -205,7 +207,7 @@ def test_numbers_that_are_not_finite_are_not_applied(case, step, path, value):
 @pytest.mark.parametrize("path", ["bert/encoder/layer/1/attention/self/query/bias", "bert/pooler/dense/kernel"])
 def test_first_bad_names_the_first_parameter_whose_gradient_is_not_finite(case, step, path):
     state = poisoned(case, path)
-    grads, metrics = step.gradient(state.trainable, state.frozen, state.step, state.key, BATCH)
+    grads, metrics, _ = step.gradient(state.trainable, state.frozen, state.batch_stats, state.step, state.key, BATCH)
     bad = [p for p in sorted(grads) if not np.all(np.isfinite(grads[p]))]
     assert bad
     assert sorted(grads)[int(metrics["first_bad"])] == bad[0]
@@ -224,7 +226,7 @@ def test_where_only_the_norm_overflows_the_largest_gradient_is_named():
     steep = make_train_step(Steep(), plan, rule, optax.constant_schedule(1.0))
     batch = {"inputs": {"ones": np.ones((2, 1), np.float32)}, "labels": np.zeros(2, np.int32),
              "weights": np.ones(2, np.float32)}  # fmt: skip
-    grads, metrics = steep.gradient(params, {}, jnp.int32(0), jax.random.key(0), batch)
+    grads, metrics, _ = steep.gradient(params, {}, {}, jnp.int32(0), jax.random.key(0), batch)
     assert all(np.isfinite(g).all() for g in grads.values())
     assert all(np.isfinite(np.square(g).sum()) for g in grads.values())
     assert not bool(metrics["finite"])

@@ -4,35 +4,46 @@ import pytest
 
 from tljax import models
 from tljax.weights import rules
+from tljax.weights.families import FAMILIES
 
-POOLINGS = [(family, pooling) for family, table in rules.FAMILIES.items() for pooling in table.poolings]
+POOLINGS = [(family, pooling) for family, table in FAMILIES.items() for pooling in table.poolings]
+DECODERS = [family for family, architecture in models.FAMILIES.items() if architecture.decoder]
 
 
 def test_every_family_has_a_table():
-    assert set(rules.FAMILIES) == set(models.FAMILIES)
+    assert set(FAMILIES) == set(models.FAMILIES)
+
+
+def build(family, pooling="pooler", num_labels=3, **fields):
+    return models.build({"model_type": family, **fields}, num_labels=num_labels, pooling=pooling)
 
 
 @pytest.mark.parametrize(("family", "pooling"), POOLINGS)
 @pytest.mark.parametrize("format", ["safetensors", "flax"])
-def test_each_parameter_has_one_row_and_no_name_has_two(family, pooling, format):
-    table = rules.FAMILIES[family]
-    shapes = models.build({"model_type": family, "num_hidden_layers": 12}, num_labels=3, pooling=pooling).shapes()
-    owners: dict[str, str] = {}
-    for path, shape in shapes.items():
-        names, axes = rules.sources(table, format, path)
-        assert sorted(axes) == (list(range(len(shape.shape))) if axes else [])
+def test_no_name_belongs_to_two_parameters(family, pooling, format):
+    table, owners = FAMILIES[family], {}
+    for path, leaf in build(family, pooling).shapes().items():
+        names, axes = rules.sources(table, format, path, leaf.ndim)
+        assert sorted(axes) == (list(range(leaf.ndim)) if axes else [])
         for name in names:
             assert owners.setdefault(name, path) == path
-            kind = rules.fate(table, name)  # no table calls a parameter a buffer; only a pooler may be dropped
-            assert kind == "unexpected" or (kind == "droppable" and "pooler" in path)
+            assert rules.fate(table, name) != "buffer"
 
 
-def test_each_row_is_used():
-    for family, table in rules.FAMILIES.items():
-        shapes = models.build({"model_type": family}, num_labels=3).shapes()
-        written = {rules.lookup(table, path)[0][0] for path in shapes}
-        rows = {names[0].replace("{i}", "0") for _, names, _ in rules.rows(table)}
-        assert rows <= written
+@pytest.mark.parametrize(("family", "pooling"), POOLINGS)
+def test_the_head_is_what_the_table_says(family, pooling):
+    """A new number of labels needs other shapes in the head alone, and in the module that gives the logits."""
+    few, many = (build(family, pooling, count).shapes() for count in (3, 4))
+    changed = {path.rpartition("/")[0] for path in few if few[path] != many[path]}
+    assert changed == {FAMILIES[family].logits(pooling)}
+    assert all(FAMILIES[family].in_head(f"{module}/kernel") for module in changed)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_language_model_is_the_trunk_and_at_most_a_table_of_words(family):
+    trunk = {path for path in build(family).shapes() if not FAMILIES[family].in_head(path)}
+    assert set(build(family, num_labels=0).shapes()) - trunk <= {"lm_head/kernel"}
+    assert set(build(family, num_labels=0, tie_word_embeddings=True).shapes()) == trunk
 
 
 @pytest.mark.parametrize(
@@ -47,11 +58,11 @@ def test_each_row_is_used():
         ("vit", "vit/encoder/layer/3/attention/output/dense/kernel", "safetensors",
          {"vit.encoder.layer.3.attention.output.dense.weight", "encoder.layer.3.attention.output.dense.weight",
           "vit.layers.3.attention.o_proj.weight", "layers.3.attention.o_proj.weight"}),
-        ("vit", "classifier/bias", "safetensors", {"classifier.bias"}),
+        ("vit", "classifier/bias", "safetensors", {"classifier.bias", "classifier.beta"}),
     ],
 )  # fmt: skip
 def test_spellings(family, path, format, names):
-    assert set(rules.sources(rules.FAMILIES[family], format, path)[0]) == names
+    assert set(rules.sources(FAMILIES[family], format, path, 2 if path.endswith("/kernel") else 1)[0]) == names
 
 
 @pytest.mark.parametrize(
@@ -71,9 +82,4 @@ def test_spellings(family, path, format, names):
     ],
 )
 def test_fates(family, name, fate):
-    assert rules.fate(rules.FAMILIES[family], name) == fate
-
-
-def test_a_parameter_without_a_row_is_a_fault_of_the_table():
-    with pytest.raises(ValueError, match="0 rows"):
-        rules.lookup(rules.FAMILIES["bert"], "bert/encoder/layer/x/output/dense/kernel")
+    assert rules.fate(FAMILIES[family], name) == fate

@@ -24,11 +24,40 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One step from bottom to top: its name, where its parameters live, and the module that maps activations."""
+    """One step from bottom to top.
+
+    Attributes:
+      name: of the stage.
+      path: where its parameters live; or, where they live in several places, (name in the module, path) of each.
+      module: maps activations to activations.
+      reads: (name in the module, path) of what other stages own: a tied embedding.
+    """
 
     name: str
-    path: str
+    path: str | tuple[tuple[str, str], ...]
     module: nn.Module
+    reads: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        return (("", self.path),) if isinstance(self.path, str) else self.path
+
+    def owns(self, path: str) -> bool:
+        return any(path == place or path.startswith(f"{place}/") for _, place in self.places)
+
+    def params(self, params: Mapping[str, Any]) -> trees.Tree:
+        """What the module calls its parameters, out of those of the whole network."""
+        if isinstance(self.path, str) and not self.reads:
+            return trees.subtree(params, self.path)
+        own = {name: trees.subtree(params, path) for name, path in (*self.places, *self.reads)}
+        return {**own.pop("", {}), **trees.unflatten(own)}
+
+    def named(self, own: Mapping[str, Any]) -> trees.Flat:
+        """The inverse of `params`: path in the network -> leaf."""
+        if isinstance(self.path, str):
+            read = {name.partition("/")[0] for name, _ in self.reads}
+            return trees.flatten({name: leaf for name, leaf in own.items() if name not in read}, f"{self.path}/")
+        return trees.flatten({path: trees.subtree(own, name) for name, path in self.path})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +66,7 @@ class Backbone:
 
     Everything above this module (freezing, layer-wise rates, caching) speaks of stages alone. A network of
     one's own joins by giving stages, or any hashable object with the same `stages`, `run` and `stage_of`
-    (`lookups` may be missing there); equal ones share what is compiled.
+    (`lookups` may be missing there, and `run_moving` without batch statistics); equal ones share what is compiled.
 
     Attributes:
       stages: bottom to top, e.g. embeddings, layer_0, …, layer_11, pooler, head.
@@ -65,19 +94,37 @@ class Backbone:
           train: whether dropout is on; `key` is then needed. Each stage folds its number into the key, so
             that what a stage draws does not depend on which stages run before it.
         """
+        return self._through(params, x, start, stop, train, key, {})[0]
+
+    def run_moving(self, params: Mapping[str, Any], x: Activations, start: int, key: jax.Array,
+                   stats: trees.Flat) -> tuple[Activations, trees.Flat]:  # fmt: skip
+        """Runs stages start to head in training, and moves running statistics towards those of the batch.
+
+        Args:
+          params: as for `run`, with all statistics; those that are not in `stats` stay, and normalise.
+          stats: path -> the statistics that move.
+        """
+        return self._through(params, x, start, None, True, key, stats)
+
+    def _through(self, params: Mapping[str, Any], x: Activations, start: int, stop: int | None, train: bool,
+                 key: jax.Array | None, stats: trees.Flat) -> tuple[Activations, trees.Flat]:  # fmt: skip
         for index in range(start, len(self.stages) if stop is None else stop):
             stage = self.stages[index]
             drawn = jax.random.fold_in(key, index) if train and key is not None else None
+            own, _ = trees.partition(stats, stage.owns)
             with jax.named_scope(stage.name):
-                x = _applied(stage.module, trees.subtree(params, stage.path), x, train, drawn)
-        return x
+                called = stage.params(trees.unflatten(own)) if own else {}
+                x, moved = _applied(stage.module, stage.params(params), x, train, drawn, called)
+            stats = stats | stage.named(moved)
+        return x, stats
 
     def stage_of(self, path: str) -> str:
         """The name of the stage that owns the parameter "a/b/c"; ValueError where none does."""
         for stage in self.stages:
-            if path.startswith(f"{stage.path}/"):
+            if stage.owns(path):
                 return stage.name
-        raise ValueError(f"{path}: no stage owns this parameter; stages live at {[s.path for s in self.stages]}")
+        places = [path for stage in self.stages for _, path in stage.places]
+        raise ValueError(f"{path}: no stage owns this parameter; stages live at {places}")
 
     def index(self, name: str) -> int:
         """The number of a stage, counted from the bottom."""
@@ -97,7 +144,7 @@ class Backbone:
             stage = self.stages[index]
             blank = {name: jax.numpy.zeros(s.shape, s.dtype) for name, s in x.items()}
             made = _initial(stage.module, jax.random.fold_in(key, index), blank)
-            named = trees.flatten(made, f"{stage.path}/")
+            named = stage.named(made)
             flat |= {path: named[path] for path in wanted}
         return flat
 
@@ -111,16 +158,42 @@ class Backbone:
                 return stage.module.init_with_output(key, x, False)
 
             out, variables = jax.eval_shape(initialise, jax.ShapeDtypeStruct((2,), "uint32"), x)
-            result.append((x, trees.flatten(variables.get("params", {}), f"{stage.path}/")))
+            result.append((x, stage.named(variables.get("params", {}))))
             x = out
         return result
 
 
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A family of networks.
+
+    Attributes:
+      build: (fields of config.json, labels, pooling, dtype of the activations) -> the network. Without labels (0) the
+        head of a decoder gives the next token.
+      defaults: the fields that are computed with, and transformers' values where a config.json leaves them out.
+      dropouts: the fields that are rates of dropout.
+      decoder: whether it can give the next token.
+      positions: the field that bounds the tokens of a text; "" where nothing does.
+      reserved: fields -> how many of those positions no token takes.
+    """
+
+    build: Callable[[Mapping[str, Any], int, str, Any], Backbone]
+    defaults: Mapping[str, Any]
+    dropouts: tuple[str, ...]
+    decoder: bool = False
+    positions: str = "max_position_embeddings"
+    reserved: Callable[[Mapping[str, Any]], int] = lambda fields: 0
+
+
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _applied(module: nn.Module, params: Mapping[str, Any], x: Activations, train: bool,
-             key: jax.Array | None) -> Activations:  # fmt: skip
-    """One stage; equal stages are traced and lowered once."""
-    return module.apply({"params": params}, x, train, rngs=None if key is None else {"dropout": key})
+def _applied(module: nn.Module, params: Mapping[str, Any], x: Activations, train: bool, key: jax.Array | None,
+             stats: Mapping[str, Any]) -> tuple[Activations, Mapping[str, Any]]:  # fmt: skip
+    """One stage, and the statistics that it moved; equal stages are traced and lowered once."""
+    rngs = None if key is None else {"dropout": key}
+    if not stats:
+        return module.apply({"params": params}, x, train, rngs=rngs), {}
+    out, moved = module.apply({"params": params, "batch_stats": stats}, x, train, rngs=rngs, mutable="batch_stats")
+    return out, moved["batch_stats"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -7,31 +7,41 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tljax.models.backbone import Activations, Backbone, Stage
+from tljax.models.attention import SelfAttention
+from tljax.models.backbone import Activations, Architecture, Backbone, Stage
 from tljax.models.heads import ClassifierHead, MeanPooler
-from tljax.models.layers import ACTIVATIONS, Dense, Dropout, Embedding, LayerNorm, SelfAttention
+from tljax.models.layers import ACTIVATIONS, Dense, Dropout, Embedding, LayerNorm
 
 
 class BertEmbeddings(nn.Module):
     """input_ids (B, T) -> hidden (B, T, D): word + position + type, normalised.
 
-    attention_mask (B, T) is ones and token_type_ids (B, T) zeros where the batch leaves them out.
+    attention_mask (B, T) is ones and token_type_ids (B, T) zeros where the batch leaves them out. Positions count
+    from 0; with `padding`, as in RoBERTa, the tokens that are not `padding` from padding + 1.
     """
 
     config: Any
     dtype: Any
+    width: int
+    padding: int | None = None
 
     @nn.compact
     def __call__(self, x: Activations, train: bool) -> Activations:
         c, ids_BT = self.config, x["input_ids"]
-        std = c["initializer_range"]
-        word = Embedding(c["vocab_size"], c["hidden_size"], jnp.float32, std, name="word_embeddings")(ids_BT)
-        positions_T = jnp.arange(ids_BT.shape[1])
-        position = Embedding(c["max_position_embeddings"], c["hidden_size"], jnp.float32, std,
-                             name="position_embeddings")(positions_T)  # fmt: skip
-        types = Embedding(c["type_vocab_size"], c["hidden_size"], jnp.float32, std,
-                          name="token_type_embeddings")(x.get("token_type_ids", jnp.zeros_like(ids_BT)))  # fmt: skip
-        hidden = LayerNorm(c["layer_norm_eps"], name="LayerNorm")(word + types + position[None])
+
+        def looked_up(name: str, rows: int, ids: jax.Array) -> jax.Array:
+            return Embedding(rows, self.width, jnp.float32, c["initializer_range"], name=name)(ids)
+
+        positions = jnp.arange(ids_BT.shape[1])[None]
+        if self.padding is not None:
+            real_BT = (ids_BT != self.padding).astype(jnp.int32)
+            positions = jnp.cumsum(real_BT, axis=1) * real_BT + self.padding
+        hidden = looked_up("word_embeddings", c["vocab_size"], ids_BT)
+        if c["type_vocab_size"]:
+            types_BT = x.get("token_type_ids", jnp.zeros_like(ids_BT))
+            hidden += looked_up("token_type_embeddings", c["type_vocab_size"], types_BT)
+        hidden += looked_up("position_embeddings", c["max_position_embeddings"], positions)
+        hidden = LayerNorm(c["layer_norm_eps"], name="LayerNorm")(hidden)
         hidden = Dropout(c["hidden_dropout_prob"])(hidden.astype(self.dtype), train)
         return {"hidden": hidden, "attention_mask": x.get("attention_mask", jnp.ones_like(ids_BT))}
 
@@ -122,17 +132,31 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
       dtype: of the activations.
     """
     c = nn.FrozenDict({name: config.get(name, default) for name, default in DEFAULTS.items()})
-    rate = c["hidden_dropout_prob"] if c["classifier_dropout"] is None else c["classifier_dropout"]
-    layers = (Stage(f"layer_{i}", f"bert/encoder/layer/{i}", BertLayer(c)) for i in range(c["num_hidden_layers"]))
+    head = ClassifierHead(num_labels, c["initializer_range"], dropout=head_dropout(c))
+    return assembled("bert", c, BertEmbeddings(c, dtype, c["hidden_size"]),
+                     BertPooler(c) if pooling == "pooler" else MeanPooler(), head)  # fmt: skip
+
+
+def head_dropout(c: Mapping[str, Any]) -> float:
+    """The head's own rate, or the body's where the config leaves it null."""
+    return c["hidden_dropout_prob"] if c["classifier_dropout"] is None else c["classifier_dropout"]
+
+
+def assembled(base: str, c: nn.FrozenDict, embeddings: nn.Module, pooler: nn.Module, head: nn.Module) -> Backbone:
+    """The stages of a BERT or its kin, all under `base` but the head."""
+    layers = (Stage(f"layer_{i}", f"{base}/encoder/layer/{i}", BertLayer(c)) for i in range(c["num_hidden_layers"]))
     return Backbone(
         stages=(
-            Stage("embeddings", "bert/embeddings", BertEmbeddings(c, dtype)),
+            Stage("embeddings", f"{base}/embeddings", embeddings),
             *layers,
-            Stage("pooler", "bert/pooler", BertPooler(c) if pooling == "pooler" else MeanPooler()),
-            Stage("head", "classifier", ClassifierHead(num_labels, rate, c["initializer_range"])),
+            Stage("pooler", f"{base}/pooler", pooler),
+            Stage("head", "classifier", head),
         ),
         example=lambda: {
             name: jax.ShapeDtypeStruct((1, 1), jnp.int32) for name in ("input_ids", "attention_mask", "token_type_ids")
         },
-        lookups=(("bert/embeddings/word_embeddings/embedding", "input_ids"),),
+        lookups=((f"{base}/embeddings/word_embeddings/embedding", "input_ids"),),
     )
+
+
+BERT = Architecture(build, DEFAULTS, DROPOUTS)

@@ -1,11 +1,11 @@
-"""From the top of a trunk to logits: pooling and classification. B batch, T tokens, D width, C classes."""
+"""From the top of a trunk to logits: pooling and classification. B batch, T tokens, D width, C classes, V words."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from tljax.models.backbone import Activations
-from tljax.models.layers import Dropout
+from tljax.models.layers import ACTIVATIONS, Dense, Dropout, affine, last
 
 
 class MeanPooler(nn.Module):
@@ -20,17 +20,86 @@ class MeanPooler(nn.Module):
         return {"pooled": pooled_BD.astype(x["hidden"].dtype), "last_hidden_state": x["hidden"]}
 
 
-class ClassifierHead(nn.Module):
-    """Dropout and one affine layer on the pooled vector (B, D) -> logits (B, C), always float32."""
+class FirstToken(nn.Module):
+    """The first token; no parameters."""
+
+    @nn.compact
+    def __call__(self, x: Activations, train: bool) -> Activations:
+        return {"pooled": x["hidden"][:, 0], "last_hidden_state": x["hidden"]}
+
+
+def last_token(hidden_BTD: jax.Array, mask_BT: jax.Array) -> Activations:
+    """The last real token of each row, and all of them."""
+    last_B = jnp.where(mask_BT != 0, jnp.arange(mask_BT.shape[1])[None], 0).max(axis=1)
+    pooled_BD = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
+    return {"pooled": pooled_BD, "last_hidden_state": hidden_BTD}
+
+
+class Logits(nn.Module):
+    """One affine map (B, D) -> (B, C), in float32."""
 
     num_labels: int
-    dropout: float
+    init_std: float = 0.02
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, pooled_BD: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (pooled_BD.shape[-1], self.num_labels))
+        logits_BC = pooled_BD.astype(jnp.float32) @ kernel.astype(jnp.float32)
+        if not self.use_bias:
+            return logits_BC
+        return logits_BC + last(self.param("bias", nn.initializers.zeros_init(), (self.num_labels,)), logits_BC)
+
+
+class ClassifierHead(Logits):
+    """Dropout and one affine map on the pooled vector (B, D) -> logits (B, C), always float32."""
+
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Activations, train: bool) -> Activations:  # type: ignore[override]
+        pooled_BD = Dropout(self.dropout)(x["pooled"], train)
+        return {"logits": Logits.__call__(self, pooled_BD), "last_hidden_state": x["last_hidden_state"]}
+
+
+class TwoLayerHead(nn.Module):
+    """Affine map, activation, affine map on the pooled vector (B, D) -> logits (B, C), dropout before each."""
+
+    num_labels: int
+    names: tuple[str, str]
+    activation: str
+    dropouts: tuple[float, float]
     init_std: float = 0.02
 
     @nn.compact
     def __call__(self, x: Activations, train: bool) -> Activations:
-        pooled_BD: jax.Array = Dropout(self.dropout)(x["pooled"], train)
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (pooled_BD.shape[-1], self.num_labels))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.num_labels,))
-        logits_BC = pooled_BD.astype(jnp.float32) @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)[None, :]
-        return {"logits": logits_BC, "last_hidden_state": x["last_hidden_state"]}
+        pooled_BD = Dropout(self.dropouts[0])(x["pooled"], train)
+        inner = Dense(pooled_BD.shape[-1], self.init_std, name=self.names[0])(pooled_BD)
+        inner = Dropout(self.dropouts[1])(ACTIVATIONS[self.activation](inner), train)
+        logits = Logits(self.num_labels, self.init_std, name=self.names[1])(inner)
+        return {"logits": logits, "last_hidden_state": x["last_hidden_state"]}
+
+
+class TiedLanguageHead(nn.Module):
+    """Scores of every word for each token's successor (B, T, V), by the embedding table of the words."""
+
+    @nn.compact
+    def __call__(self, x: Activations, train: bool) -> Activations:
+        hidden_BTD = x["last_hidden_state"]
+        table_VD = self.get_variable("params", "embedding")
+        if table_VD is None:  # parameter shapes are being inferred, and this head has none
+            return {"logits": hidden_BTD.astype(jnp.float32), "last_hidden_state": hidden_BTD}
+        logits_BTV = affine(hidden_BTD, table_VD.T, None).astype(jnp.float32)
+        return {"logits": logits_BTV, "last_hidden_state": hidden_BTD}
+
+
+class LanguageHead(nn.Module):
+    """Scores of every word for each token's successor (B, T, V), by an affine map of its own."""
+
+    vocabulary: int
+    init_std: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: Activations, train: bool) -> Activations:
+        logits_BTV = Dense(self.vocabulary, self.init_std, use_bias=False, name="lm_head")(x["last_hidden_state"])
+        return {"logits": logits_BTV.astype(jnp.float32), "last_hidden_state": x["last_hidden_state"]}

@@ -1,4 +1,4 @@
-"""Blocks that several families share. B batch, T tokens, D width, H heads, K width of a head, N = B * T."""
+"""Blocks that several families share. N examples or tokens, D and F widths."""
 
 import hashlib
 import math
@@ -24,10 +24,16 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_new": nn.gelu,
     "gelu_pytorch_tanh": nn.gelu,
     "relu": nn.relu,
+    "relu6": nn.relu6,
     "silu": nn.silu,
     "swish": nn.silu,
     "tanh": jnp.tanh,
 }
+
+
+def last(vector_D: jax.Array, x: jax.Array) -> jax.Array:
+    """A vector along the last axis of `x`, in its dtype: nothing here is broadcast in silence."""
+    return vector_D.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1)
 
 
 class Dense(nn.Module):
@@ -39,18 +45,20 @@ class Dense(nn.Module):
 
     features: int
     init_std: float = 0.02
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x_D: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.normal(self.init_std), (x_D.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)) if self.use_bias else None
         return affine(x_D, kernel, bias)
 
 
-def affine(x_D: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array) -> jax.Array:
+def affine(x_D: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None) -> jax.Array:
     """x (..., D) -> (..., F) as one flat product, in the dtype of `x`."""
-    flat_ND = x_D.reshape(-1, x_D.shape[-1])
-    out_NF = flat_ND @ kernel_DF.astype(x_D.dtype) + bias_F.astype(x_D.dtype)[None, :]
+    out_NF = x_D.reshape(-1, x_D.shape[-1]) @ kernel_DF.astype(x_D.dtype)
+    if bias_F is not None:
+        out_NF = out_NF + bias_F.astype(x_D.dtype)[None, :]
     return out_NF.reshape(*x_D.shape[:-1], kernel_DF.shape[-1])
 
 
@@ -58,17 +66,19 @@ class LayerNorm(nn.Module):
     """Normalises the last axis (Ba et al. 2016), in float32 whatever the dtype of `x`."""
 
     epsilon: float
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x_D: jax.Array) -> jax.Array:
         width = (x_D.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones_init(), width).astype(jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), width).astype(jnp.float32)
+        scale = self.param("scale", nn.initializers.ones_init(), width)
         x = x_D.astype(jnp.float32)
         centred = x - x.mean(-1, keepdims=True)
         inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
-        ones = (1,) * (x.ndim - 1)
-        return (centred * inverse * scale.reshape(*ones, -1) + bias.reshape(*ones, -1)).astype(x_D.dtype)
+        normed = centred * inverse * last(scale, x)
+        if self.use_bias:
+            normed += last(self.param("bias", nn.initializers.zeros_init(), width), x)
+        return normed.astype(x_D.dtype)
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...], salt: str = "") -> jax.Array:
@@ -100,6 +110,10 @@ class Dropout(nn.Module):
 
     rate: float
 
+    def together(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the mask: what shares an entry of it is dropped together."""
+        return shape
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if not train or self.rate == 0.0:
@@ -107,9 +121,26 @@ class Dropout(nn.Module):
         if self.scope is None or not self.has_rng("dropout"):
             raise ValueError(f"{'/'.join(self.path)}: train=True needs a key for dropout")
         lazy = LazyRng.create(self.scope.rngs["dropout"])
-        bits = random_bits(lazy.rng, x.shape, "/".join(map(str, lazy.suffix)))
+        bits = random_bits(lazy.rng, self.together(x.shape), "/".join(map(str, lazy.suffix)))
         keep = bits >= np.uint32(self.rate * 2**32)
         return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - self.rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+class DropPath(Dropout):
+    """Drops whole examples from a residual branch (stochastic depth, Huang et al. 2016)."""
+
+    def together(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0], *[1] * (len(shape) - 1))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each entry of the last axis (Touvron et al. 2021, CaiT)."""
+
+    value: float
+
+    @nn.compact
+    def __call__(self, x_D: jax.Array) -> jax.Array:
+        return x_D * last(self.param("lambda1", nn.initializers.constant(self.value), (x_D.shape[-1],)), x_D)
 
 
 class Embedding(nn.Module):
@@ -135,39 +166,24 @@ class Projection(nn.Module):
 
     inputs: int
     features: int
-    use_bias: bool
-    init_std: float = 0.02
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (self.inputs, self.features))
-        if not self.use_bias:
-            return kernel, jnp.zeros(self.features, kernel.dtype)
-        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.features,))
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention of x (B, T, D) to itself; parameters query, key and value (Vaswani et al. 2017).
-
-    The output projection belongs to the caller, because families name it differently.
-    """
-
-    heads: int
-    dropout: float
     init_std: float = 0.02
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, mask_BT: jax.Array | None, train: bool) -> jax.Array:
-        B, T, D = x_BTD.shape
-        K = D // self.heads
-        parts = [Projection(D, D, self.use_bias, self.init_std, name=name)() for name in ("query", "key", "value")]
-        kernel, bias = (jnp.concatenate(p, axis=-1) for p in zip(*parts, strict=True))
-        # Heads first, so that the products over (T, K) read rows that lie together: on CPUs 12 % off a ViT-Ti's step.
-        q, k, v = affine(x_BTD, kernel, bias).reshape(B, T, 3, self.heads, K).transpose(2, 0, 3, 1, 4)
-        scores_BHTT = jnp.einsum("bhtk,bhsk->bhts", q, k).astype(jnp.float32) / math.sqrt(K)
-        if mask_BT is not None:
-            scores_BHTT = jnp.where(mask_BT[:, None, None, :] != 0, scores_BHTT, jnp.finfo(jnp.float32).min)
-        weights_BHTT = jax.nn.softmax(scores_BHTT, axis=-1).astype(x_BTD.dtype)
-        weights_BHTT = Dropout(self.dropout)(weights_BHTT, train)
-        return jnp.einsum("bhts,bhsk->bhtk", weights_BHTT, v).transpose(0, 2, 1, 3).reshape(B, T, D)
+    def __call__(self) -> tuple[jax.Array, jax.Array | None]:
+        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (self.inputs, self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)) if self.use_bias else None
+        return kernel, bias
+
+
+class RMSNorm(nn.Module):
+    """Divides the last axis by its root mean square (Zhang & Sennrich 2019), in float32 whatever the dtype of `x`."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x_D: jax.Array) -> jax.Array:
+        weight = self.param("weight", nn.initializers.ones_init(), (x_D.shape[-1],))
+        x = x_D.astype(jnp.float32)
+        normed = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return normed.astype(x_D.dtype) * last(weight, x_D)

@@ -5,68 +5,49 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
-from tljax.models.backbone import Activations, Backbone, Stage
+from tljax.models.attention import SelfAttention
+from tljax.models.backbone import Activations, Architecture, Backbone, Stage
 from tljax.models.heads import ClassifierHead
-from tljax.models.layers import ACTIVATIONS, Dense, Dropout, LayerNorm, SelfAttention, affine
-
-
-class PatchProjection(nn.Module):
-    """pixels (B, S, S, 3) -> patches (B, (S / P)^2, D): a convolution of stride P, computed as one product."""
-
-    patch: int
-    features: int
-    init_std: float
-
-    @nn.compact
-    def __call__(self, pixels: jax.Array) -> jax.Array:
-        B, height, width, channels = pixels.shape
-        P = self.patch
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (P, P, channels, self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        rows, columns = height // P, width // P
-        tiles = pixels[:, : rows * P, : columns * P].reshape(B, rows, P, columns, P, channels)
-        tiles = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(B, rows * columns, P * P * channels)
-        return affine(tiles, kernel.reshape(-1, self.features), bias)
-
-
-class PatchEmbeddings(nn.Module):
-    patch: int
-    features: int
-    init_std: float
-
-    @nn.compact
-    def __call__(self, pixels: jax.Array) -> jax.Array:
-        return PatchProjection(self.patch, self.features, self.init_std, name="projection")(pixels)
+from tljax.models.layers import ACTIVATIONS, Dense, Dropout, LayerNorm
+from tljax.models.patches import IMAGE, PatchEmbeddings, example, fields, normalised
 
 
 class ViTEmbeddings(nn.Module):
     """pixel_values (B, S, S, 3) -> hidden (B, 1 + (S / P)^2, D): class token and patches, with positions.
 
-    uint8 pixels are scaled and normalised here, on the device, so that a quarter of the bytes travel;
-    floating-point pixels are taken as normalised already.
+    Attributes:
+      distilled: whether a distillation token follows the class token (DeiT).
+      registers: how many tokens without a position follow the class token (Darcet et al. 2024).
+      mask: the shape of a mask token, which only pretraining uses and checkpoints carry; () without one.
     """
 
     config: Any
     dtype: Any
+    distilled: bool = False
+    registers: int = 0
+    mask: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: Activations, train: bool) -> Activations:
-        c, pixels = self.config, x["pixel_values"]
-        if pixels.dtype == jnp.uint8:
-            mean, std = (np.asarray(c[name], np.float32)[None, None, None, :] for name in ("image_mean", "image_std"))
-            pixels = (pixels.astype(jnp.float32) / 255.0 - mean) / std
-        normal = nn.initializers.truncated_normal(c["initializer_range"])
-        D, tokens = c["hidden_size"], 1 + (c["image_size"] // c["patch_size"]) ** 2
-        cls = self.param("cls_token", normal, (1, 1, D))
-        positions = self.param("position_embeddings", normal, (1, tokens, D))
-        patches = PatchEmbeddings(c["patch_size"], D, c["initializer_range"], name="patch_embeddings")(
-            pixels.astype(self.dtype)
-        )
-        cls = jnp.broadcast_to(cls.astype(self.dtype), (patches.shape[0], 1, D))
-        hidden = jnp.concatenate([cls, patches], axis=1) + positions.astype(self.dtype)
+        c, pixels = self.config, normalised(x["pixel_values"], self.config).astype(self.dtype)
+        D, normal = c["hidden_size"], nn.initializers.truncated_normal(c["initializer_range"])
+        patches = PatchEmbeddings(c["patch_size"], D, c["initializer_range"], name="patch_embeddings")(pixels)
+        if self.mask:
+            self.param("mask_token", nn.initializers.zeros_init(), self.mask)
+
+        def tokens(name: str, count: int = 1) -> jax.Array:
+            token = self.param(name, normal, (1, count, D)).astype(self.dtype)
+            return jnp.broadcast_to(token, (patches.shape[0], count, D))
+
+        first = [tokens("cls_token"), *([tokens("distillation_token")] if self.distilled else [])]
+        count = len(first) + (c["image_size"] // c["patch_size"]) ** 2
+        positions = self.param("position_embeddings", normal, (1, count, D)).astype(self.dtype)
+        hidden = jnp.concatenate([*first, patches], axis=1) + positions
+        if self.registers:
+            registers = tokens("register_tokens", self.registers)
+            hidden = jnp.concatenate([hidden[:, :1], registers, hidden[:, 1:]], axis=1)
         return {"hidden": Dropout(c["hidden_dropout_prob"])(hidden, train)}
 
 
@@ -124,13 +105,12 @@ class FinalLayerNorm(LayerNorm):
 
 
 DEFAULTS = {
+    **IMAGE,
     "attention_probs_dropout_prob": 0.0,
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.0,
     "hidden_size": 768,
-    "image_mean": (0.5, 0.5, 0.5),
     "image_size": 224,
-    "image_std": (0.5, 0.5, 0.5),
     "initializer_range": 0.02,
     "intermediate_size": 3072,
     "layer_norm_eps": 1e-12,
@@ -139,7 +119,7 @@ DEFAULTS = {
     "num_hidden_layers": 12,
     "patch_size": 16,
     "qkv_bias": True,
-}  # transformers' ViTConfig (image_* from its ViTImageProcessor): values of fields that config.json leaves out
+}  # transformers' ViTConfig
 DROPOUTS = ("attention_probs_dropout_prob", "hidden_dropout_prob")
 
 
@@ -152,16 +132,23 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
       pooling: not read; a ViT's head reads the class token.
       dtype: of the activations.
     """
-    c = {name: config.get(name, default) for name, default in DEFAULTS.items()}
-    c = nn.FrozenDict({name: tuple(value) if isinstance(value, list) else value for name, value in c.items()})
-    size = c["image_size"]
-    layers = (Stage(f"layer_{i}", f"vit/encoder/layer/{i}", ViTLayer(c)) for i in range(c["num_hidden_layers"]))
+    c = fields(config, DEFAULTS)
+    head = Stage("head", "classifier", ClassifierHead(num_labels, c["initializer_range"]))
+    return assembled("vit", c, ViTEmbeddings(c, dtype), ViTLayer(c), FinalLayerNorm(c["layer_norm_eps"]), head)
+
+
+def assembled(base: str, c: nn.FrozenDict, embeddings: nn.Module, layer: nn.Module, norm: nn.Module,
+              head: Stage) -> Backbone:  # fmt: skip
+    """The stages of a ViT or its kin, all under `base` but the head."""
     return Backbone(
         stages=(
-            Stage("embeddings", "vit/embeddings", ViTEmbeddings(c, dtype)),
-            *layers,
-            Stage("layernorm", "vit/layernorm", FinalLayerNorm(c["layer_norm_eps"])),
-            Stage("head", "classifier", ClassifierHead(num_labels, 0.0, c["initializer_range"])),
+            Stage("embeddings", f"{base}/embeddings", embeddings),
+            *(Stage(f"layer_{i}", f"{base}/encoder/layer/{i}", layer) for i in range(c["num_hidden_layers"])),
+            Stage("layernorm", f"{base}/layernorm", norm),
+            head,
         ),
-        example=lambda: {"pixel_values": jax.ShapeDtypeStruct((1, size, size, c["num_channels"]), jnp.float32)},
+        example=lambda: example(c),
     )
+
+
+VIT = Architecture(build, DEFAULTS, DROPOUTS)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tljax import models
 from tljax.config import Config
 from tljax.data import batching, pipeline, sources, text
 from tljax.data.images import ImageExamples
@@ -76,7 +77,7 @@ def make_examples(records: Records, model: Model, config: Config, classes: Seque
     if config.task == "text":
         tokenizer = text.load_tokenizer(model.folder)
         text.check_vocabulary(tokenizer.vocab_size, model.config.get("vocab_size", tokenizer.vocab_size))
-        longest = min(config.data.max_length, model.config.get("max_position_embeddings", config.data.max_length))
+        longest = models.max_tokens(model.config, config.data.max_length)
         inputs: Any = records.inputs
         return text.TextExamples(tokenizer.encode(inputs, longest), labels, records.where, tokenizer.pad_id)
     preprocess = Preprocess.from_folder(model.folder, model.config["image_size"], config.data)

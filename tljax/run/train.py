@@ -203,7 +203,7 @@ class _Run:
     def _validate(self, now: TrainState) -> loop.Scores:
         if "validation" not in self.examples:
             return {}
-        scores, _ = self._score(trees.unflatten(trees.join(now.trainable, now.frozen)), "validation")
+        scores, _ = self._score(state.params_of(now), "validation")
         epoch = int(now.step) // self.feed.steps_per_epoch
         self.say(f"epoch {epoch}: validation accuracy {metrics.shown(scores.accuracy)}, "
                  f"macro-F1 {metrics.shown(scores.macro_f1)}, loss {metrics.shown(scores.loss)}")  # fmt: skip
@@ -219,7 +219,7 @@ class _Run:
     def _whole(self, final: TrainState) -> trees.Tree:
         """The trained part and the pretrained rest, the latter in its own precision and not the compute dtype."""
         flat = trees.flatten(self.model.params)
-        return trees.unflatten({path: final.trainable.get(path, leaf) for path, leaf in flat.items()})
+        return trees.unflatten(flat | final.trainable | final.batch_stats)
 
 
 def _freeze_options(transfer: TransferConfig) -> dict[str, Any]:

