@@ -40,7 +40,14 @@ LIMITS = {
 ACTS = ("activation", "activation_function", "classifier_activation", "hidden_act", "hidden_activation",
         "pooler_hidden_act")  # fmt: skip
 NULLABLE = ("embedding_size", "head_dim", "n_inner", "num_key_value_heads", "sliding_window")
-MAX_STAGES = 16  # numbers in a list such as `depths`
+LISTS = ("depths", "hidden_sizes", "num_heads")  # a number for each part of the network
+MAX_STAGES = 16  # numbers in such a list
+ROPE_NEEDS = {
+    "dynamic": ("factor",),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor",),
+}
 LAYER_TYPES = ("full_attention", "sliding_attention")
 WIDTHS = (("hidden_size", "num_attention_heads"), ("dim", "n_heads"), ("n_embd", "n_head"),
           ("num_attention_heads", "num_key_value_heads"))  # fmt: skip
@@ -65,8 +72,9 @@ def together(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"patch_size: {values['patch_size']} is larger than image_size {values['image_size']}"
     if not all(value > 0 for value in values.get("image_std", ())):
         yield f"image_std: {values['image_std']!r}, expected numbers above 0"
-    if len(set(map(len, (values[name] for name in ("depths", "hidden_sizes") if name in values)))) > 1:
-        yield f"depths: {len(values['depths'])} numbers, hidden_sizes: {len(values['hidden_sizes'])}"
+    counts = {name: len(values[name]) for name in LISTS if name in values}
+    if len(set(counts.values())) > 1:
+        yield f"{', '.join(f'{name}: {count} numbers' for name, count in counts.items())}; expected as many in each"
     kinds = values.get("layer_types")
     if kinds and len(kinds) != values["num_hidden_layers"]:
         yield f"layer_types: {len(kinds)} names, num_hidden_layers: {values['num_hidden_layers']}"
@@ -115,7 +123,9 @@ def _rope(value: Any) -> bool:
     rest = (v for name, v in value.items() if name not in ("rope_type", "type", "truncate"))
     if "rope_type" not in value and "type" not in value and all(isinstance(v, dict) for v in value.values()):
         return set(value) <= set(LAYER_TYPES) and all(map(_rope, value.values()))
-    return kind in rope.TYPES and all(v is None or (_number(v) and 0 < v < 1e12) for v in rest)
+    if kind not in tuple(rope.TYPES) or any(value.get(name) is None for name in ROPE_NEEDS.get(kind, ())):
+        return False
+    return all(v is None or (_number(v) and 0 < v < 1e12) for v in rest)
 
 
 def _rate(value: Any) -> bool:
@@ -133,7 +143,7 @@ _rotary: Check = (_rope, f"null or numbers for one of {', '.join(rope.TYPES)}")
 CHECKS: dict[str, Check] = {
     **{name: _whole(limit) for name, limit in LIMITS.items()},
     **{name: _nullable(_whole(LIMITS[name])) for name in NULLABLE},
-    **{name: _several(_whole(LIMITS[name])) for name in ("depths", "hidden_sizes", "num_heads")},
+    **{name: _several(_whole(LIMITS[name])) for name in LISTS},
     **dict.fromkeys(ACTS, _act),
     **dict.fromkeys(("rope_parameters", "rope_scaling"), _rotary),
     **dict.fromkeys(("max_relative_positions", "position_buckets"), _whole(1 << 20, -1)),
