@@ -28,9 +28,9 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # library -> the only places that may import it, so that a new release of it is one file's matter
 IMPORTERS = {
     "flax": ("models/",),
-    "orbax": ("train/checkpoint.py",),
-    "safetensors": ("weights/files.py",),
-    "msgpack": ("weights/files.py",),
+    "orbax": ("train/checkpoint.py", "weights/orbax_folder.py"),
+    "safetensors": ("weights/safetensors_file.py",),
+    "msgpack": ("weights/msgpack_file.py",),
     "tensorflow_datasets": ("data/sources.py",),
     "tokenizers": ("data/text.py", "weights/hub.py"),
     "transformers": ("data/text.py", "weights/hub.py"),

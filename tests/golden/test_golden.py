@@ -33,7 +33,7 @@ def test_outputs_are_transformers_outputs(testdata, tmp_path, name, file):
     for wanted in ("config.json", file):
         shutil.copyfile(source / wanted, tmp_path / wanted)
     model = load_pretrained(str(tmp_path), task="language" if name == "flax/gpt2" else "classification")
-    assert (model.reinitialised, model.dropped, model.resized) == ((), (), ())
+    assert (model.reinitialised, model.dropped, model.adapted) == ((), (), ())
     inputs, outputs = (dict(np.load(source / f"{part}.npz", allow_pickle=False)) for part in ("inputs", "outputs"))
     inputs = {key: array.astype(np.int32) if array.dtype == np.int64 else array for key, array in inputs.items()}
     found = run(model, inputs)
@@ -142,7 +142,7 @@ def test_interpolated_positions_give_transformers_logits(torch_side, tmp_path):
     theirs.save_pretrained(tmp_path)
     pixels = np.random.default_rng(1).normal(size=(2, 3, 48, 48)).astype(np.float32)
     model = load_pretrained(str(tmp_path), image_size=48)
-    assert model.resized == ("vit/embeddings/position_embeddings",)
+    assert model.adapted == ("vit/embeddings/position_embeddings",)
     want = answers(torch_side, theirs, {"pixel_values": pixels}, interpolate_pos_encoding=True)["logits"]
     np.testing.assert_allclose(run(model, {"pixel_values": pixels}).logits, want, **TOLERANCE)
 

@@ -80,7 +80,7 @@ def test_a_sound_one_loads_whole(checkpoint):
     write(folder, format, tensors)
     model = load_pretrained(str(folder))
     assert trees.digests(trees.flatten(model.params)) == want
-    assert (model.reinitialised, model.dropped, model.resized) == ((), (), ())
+    assert (model.reinitialised, model.dropped, model.adapted) == ((), (), ())
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -1,7 +1,6 @@
 """Names on both sides are accounted for exactly once; every mismatch is in one message and nothing is loaded."""
 
 import json
-import math
 
 import jax
 import msgpack
@@ -188,37 +187,13 @@ def test_positions_follow_the_image_size_only_when_asked(tiny):
     weights = files.open_weights(folder)
     with pytest.raises(WeightsError, match=r"position_embeddings: shape \(1, 5, 8\), expected \(1, 17, 8\)"):
         convert.convert(weights, "vit", larger)
-    flat, report = convert.convert(weights, "vit", larger, resize=True)
+    flat, report = convert.convert(weights, "vit", larger, adapt=("positions",))
     path = "vit/embeddings/position_embeddings"
-    assert report.resized == (path,)
+    assert report.adapted == (path,)
     assert flat[path].shape == (1, 17, 8)
-    same, report = convert.convert(weights, "vit", target(folder), resize=True)
-    assert report.resized == ()
+    same, report = convert.convert(weights, "vit", target(folder), adapt=("positions",))
+    assert report.adapted == ()
     np.testing.assert_array_equal(same[path][:, 0], flat[path][:, 0])
-
-
-SIZES = [(2, 4), (14, 24), (24, 14), (14, 1), (1, 3), (7, 7), (3, 5)]
-
-
-@pytest.mark.parametrize(("old", "new"), SIZES)
-def test_positions_are_interpolated_as_torch_does(old, new):
-    torch = pytest.importorskip("torch")
-    positions = np.random.default_rng(0).normal(size=(1, 1 + old * old, 6)).astype(np.float32)
-    grid = torch.from_numpy(positions[:, 1:]).reshape(1, old, old, 6).permute(0, 3, 1, 2)
-    want = torch.nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    want = want.permute(0, 2, 3, 1).reshape(1, new * new, 6).numpy()
-    have = convert.resize_positions(positions, 1 + new * new)
-    np.testing.assert_allclose(have[:, 1:], want, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(have[:, 0], positions[:, 0])
-
-
-@pytest.mark.parametrize(("old", "new"), SIZES)
-def test_interpolation_keeps_constants_and_straight_lines_inside(old, new):
-    matrix = convert._bicubic(old, new)
-    np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-12)
-    if old == new:
-        np.testing.assert_array_equal(matrix, np.eye(old))
-    assert math.isclose(matrix[new // 2] @ np.ones(old), 1.0)
 
 
 def test_parameters_are_float32_arrays_of_jax(tiny):

@@ -185,7 +185,7 @@ def test_hostile_names_are_data(tmp_path):
 def sharded(folder: Path, weight_map: dict[str, str], held: dict[str, list[str]]) -> None:
     for file, names in held.items():
         files.write_safetensors(folder / file, {name: np.full(2, len(name), np.float32) for name in names})
-    (folder / files.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / f"{files.SAFETENSORS}{files.INDEX}").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
 A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

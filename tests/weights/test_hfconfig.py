@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tljax.errors import WeightsError
-from tljax.weights.files import read_config
+from tljax.weights.hfconfig import read_config
 
 BERT = {"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2}
 VIT = {"model_type": "vit", "image_size": 32, "patch_size": 8}
@@ -55,7 +55,7 @@ def test_normalisation_comes_from_the_image_processor(tmp_path):
         ({**BERT, "architectures": [1]}, "architectures"),
         ({**VIT, "qkv_bias": 1}, "expected true or false"),
         ({**VIT, "patch_size": 64}, "larger than image_size"),
-        ({**VIT, "image_mean": [1, 2]}, "expected 3 numbers"),
+        ({**VIT, "image_mean": [1, 2]}, "image_mean: 2 numbers, num_channels: 3"),
         ({**VIT, "image_std": [1, 0, 1]}, "expected numbers above 0"),
         ({"model_type": "swin", "depths": [2, 2], "num_heads": [3]}, "depths: 2 numbers, num_heads: 1 numbers"),
         ({"model_type": "resnet", "depths": [2, 2], "hidden_sizes": [64]}, "expected as many in each"),

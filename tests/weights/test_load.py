@@ -136,9 +136,11 @@ def test_a_pooler_that_is_asked_for_must_be_there(tiny):
         ("bert", {"labels": []}, "at least 1"),
         ("bert", {"pooling": "max"}, "auto or pooler or mean"),
         ("vit", {"pooling": "mean"}, "auto or pooler for vit"),
-        ("bert", {"image_size": 32}, "a family of text"),
-        ("vit", {"image_size": 3}, r"4 \(one patch\) to"),
+        ("bert", {"image_size": 32}, "bert has none"),
+        ("vit", {"image_size": 3}, "expected 4 to 16384"),
         ("vit", {"image_size": 10**6}, "to 16384"),
+        ("bert", {"num_channels": 1}, "bert has none"),
+        ("vit", {"vocab_size": 9}, "vit has none"),
     ],
 )
 def test_arguments_that_do_not_go_are_refused(tiny, family, arguments, words):
@@ -156,11 +158,11 @@ def test_a_head_that_contradicts_the_config_is_refused(tiny):
 def test_another_image_size_is_taken_over(tiny):
     model = load_pretrained(str(tiny("vit")), image_size=16)
     assert model.config["image_size"] == 16
-    assert model.resized == ("vit/embeddings/position_embeddings",)
+    assert model.adapted == ("vit/embeddings/position_embeddings",)
     out = model.apply(model.params, {"pixel_values": jnp.zeros((1, 16, 16, 3))})
     assert out.last_hidden_state.shape == (1, 17, 8)
     same = load_pretrained(str(tiny("vit")), image_size=8)
-    assert same.resized == ()
+    assert same.adapted == ()
 
 
 def test_from_scratch_nothing_is_taken_but_the_settings(tiny):

@@ -72,7 +72,7 @@ def family_of(config: Mapping[str, Any]) -> Architecture:
 
 
 def build(config: Mapping[str, Any], *, num_labels: int, pooling: str = "pooler", dropout: float | None = None,
-          image_size: int | None = None, dtype: Any = jnp.float32) -> Backbone:  # fmt: skip
+          dtype: Any = jnp.float32) -> Backbone:  # fmt: skip
     """A network from the fields of Hugging Face's config.json, without parameters.
 
     Args:
@@ -80,15 +80,12 @@ def build(config: Mapping[str, Any], *, num_labels: int, pooling: str = "pooler"
       num_labels: C of the logits (B, C).
       pooling: "pooler" or "mean" (families of text).
       dropout: one rate for every dropout of the network, in place of the config's own.
-      image_size: side in pixels, in place of the config's own (families of images).
       dtype: of the activations.
     """
     family = family_of(config)
     fields = dict(config)
     if dropout is not None:
         fields |= dict.fromkeys(family.dropouts, dropout)
-    if image_size is not None:
-        fields["image_size"] = image_size
     return family.build(fields, num_labels, pooling, dtype)
 
 

@@ -34,6 +34,8 @@ def normalised(pixels: jax.Array, c: Mapping[str, Any]) -> jax.Array:
     if pixels.dtype != jnp.uint8:
         return pixels
     mean, std = (np.asarray(c[name], np.float32)[None, None, None, :] for name in ("image_mean", "image_std"))
+    if mean.shape[-1] != pixels.shape[-1]:  # the defaults are of colours
+        mean, std = mean.mean(), std.mean()
     return (pixels.astype(jnp.float32) / 255.0 - mean) / std
 
 

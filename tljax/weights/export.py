@@ -9,9 +9,10 @@ from typing import Any
 
 from tljax import models, trees
 from tljax.errors import WriteError
-from tljax.weights import convert, files
+from tljax.weights import convert, files, hfconfig
+from tljax.weights.checkpoint import DENSE
 from tljax.weights.families import FAMILIES
-from tljax.weights.load import DENSE, POOLING
+from tljax.weights.load import POOLING
 from tljax.weights.rules import Family
 
 COMPANIONS = ("added_tokens.json", "chat_template.jinja", "merges.txt", "preprocessor_config.json",
@@ -131,7 +132,7 @@ def _preprocessor(draft: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     copied = draft / "preprocessor_config.json"
     usual = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
              "resample": 2, "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
-    found = files.read_json(copied) if copied.exists() else usual
+    found = hfconfig.read_json(copied) if copied.exists() else usual
     found |= {name: list(config[name]) for name in IMAGE_FIELDS if name in config}
     return {**found, "size": {"height": config["image_size"], "width": config["image_size"]}}
 

