@@ -58,6 +58,7 @@ LOW_AND_HIGH = [
     # setting, values that pass, values that do not
     ("model__pooling", ("auto", "pooler", "mean"), ("max", "")),
     ("model__image_size", (0, 224, 4096), (-1, 4097)),
+    ("model__vocab_size", (0, 40_000, 4_194_304), (-1, 4_194_305)),
     ("model__dropout", (-1, -1.0, 0.0, 0.99), (-1.1, -0.5, 1.0, 10**400)),
     ("model__dtype", ("float32", "bfloat16"), ("float16", "f32")),
     ("data__validation_fraction", (0, 0.9), (-0.1, 0.91)),

@@ -1,4 +1,4 @@
-"""The command line: tljax train | eval | predict | export | show."""
+"""The command line: tljax train | eval | predict | export | convert | show."""
 
 import difflib
 import os
@@ -20,7 +20,9 @@ usage: tljax COMMAND [--flag=value …]
   eval     --workdir=DIR [--data=FILE]    score the model on its test set, or on another file
   predict  --workdir=DIR --input=FILE --output=FILE.csv
                                           label, probability and runner-up of each input
-  export   --workdir=DIR --output=DIR [--format=hf|stablehlo]
+  export   --workdir=DIR --output=DIR [--format=hf|flax_msgpack|stablehlo]
+  convert  --input=REF --output=DIR [--format=hf|flax_msgpack]
+                                          a checkpoint of another kind as a Hugging Face folder
   show     REF [--strategy=NAME] [--k=N]  family, parameters by stage, freeze table of a checkpoint
 
 tljax train --help lists every setting. Exit codes: 0 done, 64 bad configuration, 65 bad data, 66 bad weights
@@ -105,6 +107,15 @@ def _export(arguments: list[str]) -> None:
     print(f"model in {output}")
 
 
+def _convert(arguments: list[str]) -> None:
+    values = _parse("convert", arguments, {"input": None, "output": None, "format": "hf", "revision": ""})
+    _quiet()
+    from tljax.run import convert
+
+    given = {name: values[name].value for name in ("input", "output", "format", "revision")}
+    print(convert.convert(given["input"], Path(given["output"]), given["format"], given["revision"]))
+
+
 def _show(arguments: list[str]) -> None:
     values = _parse("show", arguments, {"strategy": "full", "k": "2", "revision": ""}, positional="REF")
     if not values["k"].value.isdecimal():
@@ -120,6 +131,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "eval": _eval,
     "predict": _predict,
     "export": _export,
+    "convert": _convert,
     "show": _show,
 }
 

@@ -62,6 +62,8 @@ class ModelConfig:
     pooling: str = setting("auto", "text: how tokens become one vector; auto: as the checkpoint says",
                            check=one_of("auto", "pooler", "mean"))  # fmt: skip
     image_size: int = setting(0, "images: side; 0: the checkpoint's", "pixels", number(0, 4096))
+    vocab_size: int = setting(0, "text: words of the tokenizer, where it has new ones; 0: the checkpoint's",
+                              check=number(0, 4_194_304))  # fmt: skip
     dropout: float = setting(-1.0, "dropout rate everywhere; -1: the checkpoint's own rates", check=rate_or_unset)
     dtype: str = setting("float32", "compute precision; trainables and moments stay float32",
                          check=one_of("float32", "bfloat16"))  # fmt: skip

@@ -168,7 +168,8 @@ def check_vocabulary(tokenizer_size: int, rows: int) -> None:
     """
     if tokenizer_size > rows:
         raise WeightsError("tokenizer", f"ids up to {tokenizer_size - 1}", f"at most {rows - 1}, as the word embedding "
-                           f"has {rows} rows", "use the tokenizer that the checkpoint was trained with")  # fmt: skip
+                           f"has {rows} rows", "use the checkpoint's own tokenizer, or, where words were added to it, "
+                           f"--config.model.vocab_size={tokenizer_size}")  # fmt: skip
 
 
 class TextExamples:

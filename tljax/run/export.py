@@ -9,19 +9,22 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
+from tljax import trees
 from tljax.errors import ConfigError, WriteError, printable
 from tljax.run.predict import open_model
 from tljax.train.step import make_eval_step
+from tljax.weights import export as weights_export
 from tljax.weights.load import Model
 
-FORMATS = ("hf", "stablehlo")
+FORMATS = (*weights_export.FORMATS, "stablehlo")
 
 
 def export(path: Path, output: Path, format: str = "hf") -> None:
     """Writes the model of a workdir into a new folder.
 
     Args:
-      format: "hf": the Hugging Face folder; "stablehlo": that, and `predict.stablehlo`, the compiled function
+      format: "hf": the Hugging Face folder; "flax_msgpack": the same with flax_model.msgpack, as transformers 4 had it,
+        in place of model.safetensors; "stablehlo": the first, and `predict.stablehlo`, the compiled function
         (params, inputs) -> probabilities for any batch size, as jax.export serialises it.
 
     The folder appears when it is whole.
@@ -35,10 +38,18 @@ def export(path: Path, output: Path, format: str = "hf") -> None:
     if output.exists():
         raise ConfigError("--output", f"{output} exists", "a new folder")
     model, _ = open_model(path)
+    if format == "flax_msgpack":
+        weights_export.check_format(format, model.config["model_type"])
     compiled = serialised(model) if format == "stablehlo" else b""
     draft = output.with_name(f".{output.name}.draft-{os.getpid()}")
     try:
-        shutil.copytree(path / "model", draft)
+        if format == "flax_msgpack":
+            card = (path / "model" / "README.md").read_text(encoding="utf-8")
+            weights_export.export_hf(draft, params=trees.flatten(model.params), config=model.config, card=card,
+                                     labels=model.labels, copy=weights_export.companions(path / "model"),
+                                     pooling=model.pooling, format=format)  # fmt: skip
+        else:
+            shutil.copytree(path / "model", draft)
         if compiled:
             (draft / "predict.stablehlo").write_bytes(compiled)
         draft.rename(output)

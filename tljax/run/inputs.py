@@ -13,7 +13,7 @@ from tljax.data import batching, pipeline, sources, text
 from tljax.data.images import ImageExamples
 from tljax.data.preprocess import Preprocess
 from tljax.data.records import Records
-from tljax.errors import DataError
+from tljax.errors import DataError, WeightsError
 from tljax.weights.load import Model
 
 Examples = text.TextExamples | ImageExamples
@@ -80,7 +80,11 @@ def make_examples(records: Records, model: Model, config: Config, classes: Seque
         longest = models.max_tokens(model.config, config.data.max_length)
         inputs: Any = records.inputs
         return text.TextExamples(tokenizer.encode(inputs, longest), labels, records.where, tokenizer.pad_id)
+    if (channels := model.config.get("num_channels", 3)) != 3:
+        raise WeightsError(model.ref, f"a network for {channels} channel(s)", "3: images are read as RGB")
     preprocess = Preprocess.from_folder(model.folder, model.config["image_size"], config.data)
+    if "resample" in model.config:  # of a checkpoint without preprocessor_config.json
+        preprocess = dataclasses.replace(preprocess, resample=model.config["resample"])
     images: Any = records.inputs
     return ImageExamples(images, labels, records.where, preprocess)
 

@@ -96,7 +96,8 @@ class _Run:
         return load_pretrained(
             c.model.ref, labels=classes, revision=c.model.revision, pooling=c.model.pooling, seed=c.seed,
             dropout=None if c.model.dropout < 0 else c.model.dropout, image_size=c.model.image_size or None,
-            scratch=c.transfer.strategy == "scratch", dtype=jnp.dtype(c.model.dtype))  # fmt: skip
+            vocab_size=c.model.vocab_size or None, scratch=c.transfer.strategy == "scratch",
+            dtype=jnp.dtype(c.model.dtype))  # fmt: skip
 
     def _tell(self) -> None:
         model, tables = self.model, self.tables

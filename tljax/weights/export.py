@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax import models, trees
-from tljax.errors import WriteError
+from tljax.errors import ConfigError, WriteError
 from tljax.weights import convert, files, hfconfig
 from tljax.weights.checkpoint import DENSE
 from tljax.weights.families import FAMILIES
@@ -18,8 +18,10 @@ from tljax.weights.rules import Family
 COMPANIONS = ("added_tokens.json", "chat_template.jinja", "merges.txt", "preprocessor_config.json",
               "sentence_bert_config.json", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
               "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")  # fmt: skip
-WRITTEN = {"README.md", "config.json", "model.safetensors", "modules.json", POOLING, DENSE, *COMPANIONS}
-IMAGE_FIELDS = ("image_mean", "image_std")  # of preprocessor_config.json, not of config.json
+WRITTEN = {"README.md", "config.json", files.SAFETENSORS, files.FLAX, "modules.json", POOLING, DENSE, *COMPANIONS}
+IMAGE_FIELDS = ("image_mean", "image_std", "resample")  # of preprocessor_config.json, not of config.json
+FORMATS = ("hf", "flax_msgpack")
+HEADS = ("classifier", "language", "none")
 
 
 def companions(folder: Path) -> tuple[Path, ...]:
@@ -28,7 +30,8 @@ def companions(folder: Path) -> tuple[Path, ...]:
 
 
 def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, Any], labels: Iterable[str],
-              copy: Iterable[Path], pooling: str, card: str) -> None:  # fmt: skip
+              copy: Iterable[Path], pooling: str, card: str, head: str = "classifier",
+              format: str = "hf") -> None:  # fmt: skip
     """Writes a model as a Hugging Face folder, in place of an earlier export at the same path.
 
     With a pooler (and for images) that is transformers' class for classification. transformers has no such class
@@ -44,10 +47,14 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
       copy: files to take along, see `companions`.
       pooling: "pooler" or "mean".
       card: the text of README.md.
+      head: of `HEADS`: what the network ends in; with "none" the trunk alone is written.
+      format: of `FORMATS`: model.safetensors with PyTorch's names, or flax_model.msgpack as transformers 4 had it.
 
     Raises:
+      ConfigError: another format, or a family that transformers never had in Flax.
       WriteError: the place is taken by something that is no export, or cannot be written; then nothing has changed.
     """
+    check_format(format, str(config["model_type"]))
     folder = Path(folder).absolute()
     if foreign := _foreign(folder):
         raise WriteError(str(folder), f"holds {foreign}, which no export wrote", "a new folder, or an earlier export")
@@ -55,7 +62,7 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _write(draft, params, dict(config), tuple(labels), tuple(copy), pooling, card)
+        _write(draft, params, dict(config), tuple(labels), tuple(copy), pooling, card, head, format)
         for path in sorted(draft.rglob("*"), reverse=True):
             _sync(path)
         _sync(draft)
@@ -75,56 +82,79 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
             shutil.rmtree(old, ignore_errors=True)
 
 
+def check_format(format: str, family: str) -> None:
+    """Raises ConfigError for a format that cannot be written for a family."""
+    if format not in FORMATS:
+        raise ConfigError("--format", f"{format!r}", f"one of {', '.join(FORMATS)}")
+    if format == "flax_msgpack" and not FAMILIES[family].flax:
+        known = ", ".join(name for name, table in FAMILIES.items() if table.flax)
+        raise ConfigError("--format", f"flax_msgpack, but transformers had no Flax class for {family}", known)
+
+
 def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], labels: tuple[str, ...],
-           copy: tuple[Path, ...], pooling: str, card: str) -> None:  # fmt: skip
-    table = FAMILIES[config["model_type"]]
-    trunk_only = pooling == "mean"
+           copy: tuple[Path, ...], pooling: str, card: str, head: str, format: str) -> None:  # fmt: skip
+    table, family = FAMILIES[config["model_type"]], config["model_type"]
+    sentence = pooling == "mean" and head == "classifier"
     for path in copy:
         shutil.copyfile(path, draft / path.name)
     if "image_size" in config:
         _json(draft / "preprocessor_config.json", _preprocessor(draft, config))
-    fields = {name: value for name, value in config.items() if name not in IMAGE_FIELDS}
+    fields = {name: value for name, value in config.items() if name not in (*IMAGE_FIELDS, "id2label")}
     if table.part:
         own = {name: fields.pop(name) for name in models.family_of(config).defaults if name in fields}
         fields[table.part] = {**own, **table.part_fields}
-    fields |= {
-        "architectures": [table.trunk if trunk_only else _classifier(table, config)],
-        "dtype": "float32",
-        "num_labels": len(labels),
-        "id2label": {str(i): name for i, name in enumerate(labels)},
-        "label2id": {name: i for i, name in enumerate(labels)},
-    }
+    fields |= {"architectures": [_architecture(table, config, sentence, head)], "dtype": "float32"}
+    if head == "classifier":
+        fields |= {
+            "num_labels": len(labels),
+            "id2label": {str(i): name for i, name in enumerate(labels)},
+            "label2id": {name: i for i, name in enumerate(labels)},
+        }
     _json(draft / "config.json", fields)
-    tensors = convert.to_safetensors(params, config["model_type"], trunk_only)
-    files.write_safetensors(draft / files.SAFETENSORS, tensors)
+    if format == "hf":
+        files.write_safetensors(draft / files.SAFETENSORS,
+                                convert.to_safetensors(params, family, sentence or head == "none"))  # fmt: skip
+    else:
+        files.write_msgpack(draft / files.FLAX, convert.to_flax(params, family, head == "none"))
     (draft / "README.md").write_text(card, encoding="utf-8")
-    if trunk_only:
-        _sentence_transformer(draft, params, config["model_type"])
+    if sentence and format == "hf":
+        _dense(draft, params, family)
+    if pooling == "mean":
+        _pooling(draft, config.get("hidden_size", config.get("dim")), dense=sentence and format == "hf")
 
 
-def _classifier(table: Family, config: Mapping[str, Any]) -> str:
+def _architecture(table: Family, config: Mapping[str, Any], sentence: bool, head: str) -> str:
     """The class that opens the model: the one it came from, where there are several."""
-    return next((name for name in config.get("architectures", ()) if name in table.classifiers), table.classifier)
+    if head == "none" or sentence:
+        return table.trunk
+    own = [str(name).removeprefix("Flax") for name in config.get("architectures", ())]
+    if head == "language":
+        return table.language
+    return next((name for name in own if name in table.classifiers), table.classifier)
 
 
-def _sentence_transformer(draft: Path, params: Mapping[str, Any], family: str) -> None:
-    """The three files that make a trunk and an affine head one model for sentence-transformers."""
-    kinds = (("", "Transformer"), (POOLING, "Pooling"), (DENSE, "Dense"))
-    modules = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-               for i, (path, kind) in enumerate(kinds)]  # fmt: skip
-    (draft / "modules.json").write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
+def _dense(draft: Path, params: Mapping[str, Any], family: str) -> None:
+    """The head as sentence-transformers has it."""
     head, _ = trees.partition(params, FAMILIES[family].in_head)
     head = convert.to_safetensors(head, family)
     head = {f"linear.{name.rsplit('.', 1)[1]}": array for name, array in head.items()}
     outputs, width = head["linear.weight"].shape
-    (draft / POOLING).mkdir()
-    modes = {f"pooling_mode_{mode}": mode == "mean_tokens"
-             for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")}  # fmt: skip
-    _json(draft / POOLING / "config.json", {"word_embedding_dimension": width, **modes})
     (draft / DENSE).mkdir()
     _json(draft / DENSE / "config.json", {"in_features": width, "out_features": outputs, "bias": True,
                                           "activation_function": "torch.nn.modules.linear.Identity"})  # fmt: skip
     files.write_safetensors(draft / DENSE / files.SAFETENSORS, head)
+
+
+def _pooling(draft: Path, width: int | None, dense: bool) -> None:
+    """The files that make a trunk, and a head in a folder of its own, one model for sentence-transformers."""
+    kinds = (("", "Transformer"), (POOLING, "Pooling"), *(((DENSE, "Dense"),) if dense else ()))
+    modules = [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+               for i, (path, kind) in enumerate(kinds)]  # fmt: skip
+    (draft / "modules.json").write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
+    (draft / POOLING).mkdir()
+    modes = {f"pooling_mode_{mode}": mode == "mean_tokens"
+             for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")}  # fmt: skip
+    _json(draft / POOLING / "config.json", {"word_embedding_dimension": width, **modes})
 
 
 def _preprocessor(draft: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +163,7 @@ def _preprocessor(draft: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     usual = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
              "resample": 2, "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
     found = hfconfig.read_json(copied) if copied.exists() else usual
-    found |= {name: list(config[name]) for name in IMAGE_FIELDS if name in config}
+    found |= {name: config[name] for name in IMAGE_FIELDS if name in config}
     return {**found, "size": {"height": config["image_size"], "width": config["image_size"]}}
 
 

@@ -9,6 +9,7 @@ _BERT = Family(
     base="bert",
     classifier="BertForSequenceClassification",
     trunk="BertModel",
+    flax=True,
     poolings=("pooler", "mean"),
     pooler="pooler",
     buffers=(r"embeddings\.(position_ids|token_type_ids)",),
@@ -29,6 +30,8 @@ _LLAMA = Family(
     base="model",
     classifier="LlamaForSequenceClassification",
     trunk="LlamaModel",
+    language="LlamaForCausalLM",
+    flax=True,
     head=("score",),
     buffers=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"rotary_emb\.inv_freq"),
     droppable=(r"lm_head\..*", r"qa_outputs\..*", r"score\..*"),
@@ -37,6 +40,7 @@ _VIT = Family(
     base="vit",
     classifier="ViTForImageClassification",
     trunk="ViTModel",
+    flax=True,
     spellings=(  # in memory in transformers 5
         (r"encoder\.layer\.(\d+)\.attention\.attention\.(q|k|v)[a-z]+", r"layers.\1.attention.\2_proj"),
         (r"encoder\.layer\.(\d+)\.attention\.output\.dense", r"layers.\1.attention.o_proj"),
@@ -63,6 +67,7 @@ _RESNET = Family(
     base="resnet",
     classifier="ResNetForImageClassification",
     trunk="ResNetModel",
+    flax=True,
     head=("classifier/1",),
     buffers=(r".*\.num_batches_tracked",),
 )
@@ -76,7 +81,9 @@ _CONVNEXT = Family(
 
 def _kin(family: Family, name: str, **changes: Any) -> Family:
     """A family that differs in the names of its classes, and little else."""
-    return dataclasses.replace(family, classifier=f"{name}ForSequenceClassification", trunk=f"{name}Model", **changes)
+    names = {"classifier": f"{name}ForSequenceClassification", "trunk": f"{name}Model"}
+    names |= {"language": f"{name}ForCausalLM"} if family.language else {}
+    return dataclasses.replace(family, **{**names, **changes})
 
 
 FAMILIES: dict[str, Family] = {
@@ -98,6 +105,7 @@ FAMILIES: dict[str, Family] = {
     "deberta-v2": _kin(
         _BERT,
         "DebertaV2",
+        flax=False,
         base="deberta",
         head=("pooler/dense", "classifier"),
         pooler="",
@@ -110,6 +118,7 @@ FAMILIES: dict[str, Family] = {
         classifier="DeiTForImageClassification",
         other_heads=(("DeiTForImageClassificationWithTeacher", ("cls_classifier", "distillation_classifier")),),
         trunk="DeiTModel",
+        flax=False,
         positions="deit/embeddings/position_embeddings",
         prefix=2,
     ),
@@ -119,6 +128,7 @@ FAMILIES: dict[str, Family] = {
         base="dinov2_with_registers",
         classifier="Dinov2WithRegistersForImageClassification",
         trunk="Dinov2WithRegistersModel",
+        flax=False,
         positions="dinov2_with_registers/embeddings/position_embeddings",
         antialias=True,
     ),
@@ -135,6 +145,8 @@ FAMILIES: dict[str, Family] = {
         base="transformer",
         classifier="GPT2ForSequenceClassification",
         trunk="GPT2Model",
+        language="GPT2LMHeadModel",
+        flax=True,
         head=("score",),
         conv1d=r".*/(c_attn|c_proj|c_fc)/kernel",
         buffers=(r"h\.\d+\.attn\.(masked_)?bias",),
@@ -148,6 +160,7 @@ FAMILIES: dict[str, Family] = {
         base="mobilenet_v2",
         classifier="MobileNetV2ForImageClassification",
         trunk="MobileNetV2Model",
+        flax=False,
         head=("classifier",),
     ),
     "modernbert": Family(
@@ -158,8 +171,8 @@ FAMILIES: dict[str, Family] = {
         poolings=("pooler", "mean"),
         droppable=(r"decoder\..*", r"head\..*"),
     ),
-    "qwen2": _kin(_LLAMA, "Qwen2"),
-    "qwen3": _kin(_LLAMA, "Qwen3"),
+    "qwen2": _kin(_LLAMA, "Qwen2", flax=False),
+    "qwen3": _kin(_LLAMA, "Qwen3", flax=False),
     "roberta": _ROBERTA,
     "resnet": _RESNET,
     "siglip": Family(

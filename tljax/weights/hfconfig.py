@@ -17,7 +17,7 @@ MAX_JSON = 64 << 20  # bytes
 ALIASES = {"siglip_vision_model": "siglip"}  # model_type of a tower that was saved alone
 OUTSIDE = ("architectures", "auto_map", "id2label")  # never in a part of a config
 MAX_LABELS = 1_000_000
-CARRIED = ("pad_token_id", "encoder_stride")  # not computed with; carried into exports
+CARRIED = ("pad_token_id", "encoder_stride", "resample")  # not computed with; carried into exports
 _LOOKS_LIKE = (
     (b"version https://git-lfs", "this is a git-lfs pointer, not the file itself", "run git lfs pull in that folder"),
     (b"<!doctype html", "this is an HTML page, not the file itself", f"{AGAIN}; a login or error page was saved"),
@@ -48,6 +48,8 @@ def checked(found: dict[str, Any], path: Path) -> dict[str, Any]:
     if path.name == "config.json" and preprocessor.exists():
         images = read_json(preprocessor)
         found |= {name: images[name] for name in ("image_mean", "image_std") if name in images}
+        if "image_size" in family.defaults and (side := _side(images)):
+            found.setdefault("image_size", side)
     defaults = {name: value for name, value in family.defaults.items() if name in found}
     problems = [*schema.fields(found, defaults), *_demands(found, str(found["model_type"]))]
     problems = problems or [*schema.together({**family.defaults, **found})]
@@ -62,6 +64,14 @@ def checked(found: dict[str, Any], path: Path) -> dict[str, Any]:
     if "id2label" in found:
         config["id2label"] = {str(i): found["id2label"][str(i)] for i in range(len(found["id2label"]))}
     return config
+
+
+def _side(images: Mapping[str, Any]) -> int | None:
+    """The side of the square that an image processor makes, where it says one; ResNet's config.json has none."""
+    size = images.get("crop_size" if images.get("do_center_crop") and "crop_size" in images else "size")
+    sides = set(size.values()) if isinstance(size, dict) else {size}
+    side = sides.pop() if len(sides) == 1 else None
+    return side if type(side) is int else None
 
 
 def _level(found: dict[str, Any]) -> dict[str, Any]:

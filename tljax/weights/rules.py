@@ -25,6 +25,7 @@ class Family:
     Attributes:
       base: the trunk's name; a checkpoint of the trunk alone leaves this prefix out.
       classifier, trunk: Hugging Face's classes with and without the head.
+      language: its class that gives the next token; "" where there is none.
       head: the modules of the head, the one that gives the logits last.
       other_heads: what the head of another class of the family consists of: (class, modules).
       poolings: how tokens may become one vector.
@@ -34,6 +35,7 @@ class Family:
       buffers: patterns of names that hold no weights; passed over.
       droppable: patterns of names that a classifier has no use for; dropped and reported.
       may_be_zero: patterns of parameters that a sound checkpoint may hold as all zeros, besides the head's.
+      flax: whether transformers 4 had it in Flax, so that a flax_model.msgpack of it has names to go by.
       positions: pattern of the position embeddings that follow the image size.
       prefix: how many of those belong to tokens that are no patches.
       antialias: whether transformers smooths as it interpolates them.
@@ -44,6 +46,7 @@ class Family:
     base: str
     classifier: str
     trunk: str
+    language: str = ""
     head: tuple[str, ...] = ("classifier",)
     other_heads: tuple[tuple[str, tuple[str, ...]], ...] = ()
     poolings: tuple[str, ...] = ("pooler",)
@@ -53,6 +56,7 @@ class Family:
     buffers: tuple[str, ...] = ()
     droppable: tuple[str, ...] = ()
     may_be_zero: tuple[str, ...] = ()
+    flax: bool = False
     positions: str = "(?!)"
     prefix: int = 1
     antialias: bool = False

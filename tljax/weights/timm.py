@@ -115,6 +115,7 @@ ARCHITECTURES: tuple[tuple[str, Reader, frozenset[str]], ...] = (
      frozenset({"depths", "dims"})),
 )  # fmt: skip
 ALWAYS = frozenset({"num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate"})
+RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 POOLS = {"vit": "token", "resnet": "avg", "convnext": "avg", "convnextv2": "avg"}
 
 
@@ -149,6 +150,8 @@ def opened(config: Mapping[str, Any], weights: Weights) -> tuple[Fields, Weights
     pretrained = config.get("pretrained_cfg")
     said = {**config, **(pretrained if isinstance(pretrained, dict) else {})}
     fields |= {ours: said[theirs] for ours, theirs in (("image_mean", "mean"), ("image_std", "std")) if theirs in said}
+    if said.get("interpolation") in RESAMPLE:
+        fields["resample"] = RESAMPLE[said["interpolation"]]
     side = said.get("input_size")
     if "image_size" not in fields and isinstance(side, list) and len(side) == 3:
         fields["image_size"] = side[-1]
