@@ -1,6 +1,7 @@
 """NumPy's .npz archives: the names, shapes and dtypes of their arrays; no pickled object is ever read."""
 
 import functools
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,7 +13,8 @@ from tljax.weights.hfconfig import AGAIN, opened, sniff
 from tljax.weights.tensors import MAX_NAMES, READABLE, Tensor, aligned
 
 BFLOAT16 = "V2"  # what .npy says of bfloat16, which NumPy does not know
-FAULTS = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError, RuntimeError)
+FAULTS = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError, RuntimeError,
+          SyntaxError, tokenize.TokenError)  # fmt: skip
 
 
 def scan(path: Path) -> dict[str, Tensor]:
