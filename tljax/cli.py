@@ -23,7 +23,8 @@ usage: tljax COMMAND [--flag=value …]
   export   --workdir=DIR --output=DIR [--format=hf|flax_msgpack|stablehlo]
   convert  --input=REF --output=DIR [--format=hf|flax_msgpack]
                                           a checkpoint of another kind as a Hugging Face folder
-  show     REF [--strategy=NAME] [--k=N]  family, parameters by stage, freeze table of a checkpoint
+  show     [REF] [--strategy=NAME] [--k=N]
+                                          family, parameters by stage, freeze table of a checkpoint; alone: the families
 
 tljax train --help lists every setting. Exit codes: 0 done, 64 bad configuration, 65 bad data, 66 bad weights
 or checkpoint, 70 diverged or out of memory, 74 cannot write, 75 stopped by a signal and saved, 1 a bug.
@@ -117,13 +118,18 @@ def _convert(arguments: list[str]) -> None:
 
 
 def _show(arguments: list[str]) -> None:
-    values = _parse("show", arguments, {"strategy": "full", "k": "2", "revision": ""}, positional="REF")
+    values = _parse("show", arguments, {"strategy": "full", "k": "2", "revision": ""}, positional="[REF]")
     if not values["k"].value.isdecimal():
         raise ConfigError("--k", f"{values['k'].value!r}", "a whole number")
     _quiet()
     from tljax.run import show
 
-    print(show.show(values["REF"], values["strategy"].value, int(values["k"].value), values["revision"].value))
+    ref = values["[REF]"]
+    print(
+        show.show(ref, values["strategy"].value, int(values["k"].value), values["revision"].value)
+        if ref
+        else show.families()
+    )
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
@@ -167,12 +173,14 @@ def _parse(command: str, arguments: list[str], names: dict[str, str | None], con
         ) from None
     if missing := [name for name, default in names.items() if default is None and not values[name].value]:
         raise ConfigError(f"tljax {command}", f"no --{missing[0]}", f"--{missing[0]}=…", "see tljax --help")
-    if len(left) != bool(positional):
-        found = repr(left[0]) if left and not positional else f"{len(left)} of {positional}" if positional else left[0]
-        raise ConfigError(f"tljax {command}", f"found {found}", f"one {positional}" if positional else "flags alone")
+    if len(left) > bool(positional):
+        found = f"{len(left)} of {positional}" if positional else repr(left[0])
+        raise ConfigError(
+            f"tljax {command}", f"found {found}", f"at most one {positional}" if positional else "flags alone"
+        )
     return {
         **{name: values[name] for name in [*names, *(["config"] if config else [])]},
-        positional: left[:1] and left[0],
+        positional: left[0] if left else "",
     }
 
 

@@ -71,6 +71,7 @@ class Backbone:
     Attributes:
       stages: bottom to top, e.g. embeddings, layer_0, …, layer_11, pooler, head.
       example: batch size -> shapes of a smallest batch, from which parameter shapes are inferred.
+      remat: whether training keeps no more of a stage than what goes in, and computes the rest again on the way back.
       lookups: (path of a table, name of the input whose ids read its rows). Only for a table that nothing else
         reads: the train step then differentiates the rows (rows.py).
     """
@@ -78,6 +79,7 @@ class Backbone:
     stages: tuple[Stage, ...]
     example: Callable[[], dict[str, jax.ShapeDtypeStruct]] = dataclasses.field(compare=False)
     lookups: tuple[tuple[str, str], ...] = ()
+    remat: bool = False
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -108,13 +110,14 @@ class Backbone:
 
     def _through(self, params: Mapping[str, Any], x: Activations, start: int, stop: int | None, train: bool,
                  key: jax.Array | None, stats: trees.Flat) -> tuple[Activations, trees.Flat]:  # fmt: skip
+        run = _recomputed if train and self.remat else _applied
         for index in range(start, len(self.stages) if stop is None else stop):
             stage = self.stages[index]
             drawn = jax.random.fold_in(key, index) if train and key is not None else None
             own, _ = trees.partition(stats, stage.owns)
             with jax.named_scope(stage.name):
                 called = stage.params(trees.unflatten(own)) if own else {}
-                x, moved = _applied(stage.module, stage.params(params), x, train, drawn, called)
+                x, moved = run(stage.module, stage.params(params), x, train, drawn, called)
             stats = stats | stage.named(moved)
         return x, stats
 
@@ -194,6 +197,9 @@ def _applied(module: nn.Module, params: Mapping[str, Any], x: Activations, train
         return module.apply({"params": params}, x, train, rngs=rngs), {}
     out, moved = module.apply({"params": params, "batch_stats": stats}, x, train, rngs=rngs, mutable="batch_stats")
     return out, moved["batch_stats"]
+
+
+_recomputed = jax.checkpoint(_applied, static_argnums=(0, 3))
 
 
 @functools.partial(jax.jit, static_argnums=0)

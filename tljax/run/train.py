@@ -93,11 +93,12 @@ class _Run:
 
     def _load(self, classes: tuple[str, ...]) -> Model:
         c = self.config
-        return load_pretrained(
+        model = load_pretrained(
             c.model.ref, labels=classes, revision=c.model.revision, pooling=c.model.pooling, seed=c.seed,
             dropout=None if c.model.dropout < 0 else c.model.dropout, image_size=c.model.image_size or None,
             vocab_size=c.model.vocab_size or None, scratch=c.transfer.strategy == "scratch",
             dtype=jnp.dtype(c.model.dtype))  # fmt: skip
+        return dataclasses.replace(model, backbone=dataclasses.replace(model.backbone, remat=c.train.remat))
 
     def _tell(self) -> None:
         model, tables = self.model, self.tables

@@ -20,6 +20,7 @@ _LAYER = r"vit/encoder/layer/\1"
 _BLOCK = r"Transformer/encoderblock_(\d+)"
 _ATTENTION = rf"{_BLOCK}/MultiHeadDotProductAttention_[01]"
 POSITIONS = "Transformer/posembed_input/pos_embedding"
+FAMILIES = ("vit",)
 ROWS: tuple[Row, ...] = (
     (r"cls", "vit/embeddings/cls_token", same),
     (POSITIONS, "vit/embeddings/position_embeddings", same),
