@@ -45,7 +45,7 @@ def test_normalisation_comes_from_the_image_processor(tmp_path):
         ({**BERT, "num_attention_heads": 3}, "no multiple of num_attention_heads 3"),
         ({**BERT, "hidden_act": "exec"}, "hidden_act: 'exec'"),
         ({**BERT, "hidden_act": ["gelu"]}, "hidden_act: ['gelu']"),
-        ({**BERT, "hidden_dropout_prob": "0.1"}, "expected a number from 0 to 1"),
+        ({**BERT, "hidden_dropout_prob": "0.1"}, "expected a rate from 0 to 1"),
         ({**BERT, "classifier_dropout": 2}, "expected null or a rate"),
         ({**BERT, "position_embedding_type": "relative_key"}, "tljax computes 'absolute' only"),
         ({**BERT, "is_decoder": True}, "tljax computes False only"),

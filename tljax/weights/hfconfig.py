@@ -52,7 +52,7 @@ def checked(found: dict[str, Any], path: Path) -> dict[str, Any]:
             found.setdefault("image_size", side)
     defaults = {name: value for name, value in family.defaults.items() if name in found}
     problems = [*schema.fields(found, defaults), *_demands(found, str(found["model_type"]))]
-    problems = problems or [*schema.together({**family.defaults, **found})]
+    problems = problems or [*schema.together({**family.defaults, **{name: found[name] for name in defaults}})]
     if problems:
         raise WeightsError(str(path), f"{len(problems)} field(s) that tljax does not take", details=problems)
     config = {"model_type": found["model_type"], **{name: found[name] for name in defaults}}
