@@ -17,6 +17,7 @@ from tljax.weights.families import FAMILIES
 from tljax.weights.tensors import READABLE, Weights, aligned
 
 MAX_LISTED = 100  # problems in one message
+LANGUAGE_HEAD = {"safetensors": "lm_head.weight", "flax": "lm_head/kernel"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,7 @@ def convert(weights: Weights, family: str, target: Mapping[str, jax.ShapeDtypeSt
         kind = rules.fate(table, name)
         dropped += [name] if kind == "droppable" else []
         problems += [f"{name}: unexpected, no parameter has this name"] if kind == "unexpected" else []
+    problems += _untied(weights, table, target, {path: name for path, name, _ in plan})
     flat: trees.Flat = {}
     for path, name, axes, change in sorted(plan, key=lambda step: -math.prod(target[step[0]].shape)):
         zero_allowed = rules.may_be_zero(table, path)
@@ -160,6 +162,19 @@ def _arrays(flat: Mapping[str, Any], table: rules.Family, trunk_only: bool) -> I
 def _turned(shape: tuple[int, ...], axes: rules.Axes) -> tuple[int, ...]:
     """The shape here of a tensor of `shape` in the checkpoint; of another rank, the shape as it is."""
     return tuple(shape[i] for i in axes) if axes and len(axes) == len(shape) else tuple(shape)
+
+
+def _untied(weights: Weights, table: rules.Family, target: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """What is wrong where the head is tied to a table and yet has a matrix of its own: transformers reads that one."""
+    own = LANGUAGE_HEAD[weights.format]
+    has_head = any(path.startswith("lm_head/") or table.in_head(path) for path in target)
+    if has_head or own not in weights.tensors or table.tied not in names:
+        return []
+    if weights.tensors[own].dtype not in READABLE:
+        return [f"{own}: dtype {weights.tensors[own].dtype}, expected one of {', '.join(READABLE)}"]
+    head = weights.read(own)
+    same = np.array_equal(head if weights.format == "safetensors" else head.T, weights.read(names[table.tied]))
+    return [] if same else [f"{own}: another matrix than {names[table.tied]}, to which config.json ties it"]
 
 
 def _stored(shape: tuple[int, ...], axes: rules.Axes) -> tuple[int, ...]:

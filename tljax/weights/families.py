@@ -35,6 +35,7 @@ _LLAMA = Family(
     head=("score",),
     buffers=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"rotary_emb\.inv_freq"),
     droppable=(r"lm_head\..*", r"qa_outputs\..*", r"score\..*"),
+    tied="model/embed_tokens/embedding",
 )
 _VIT = Family(
     base="vit",
@@ -151,6 +152,7 @@ FAMILIES: dict[str, Family] = {
         conv1d=r".*/(c_attn|c_proj|c_fc)/kernel",
         buffers=(r"h\.\d+\.attn\.(masked_)?bias",),
         droppable=(r"lm_head\..*", r"multiple_choice_head\..*", r"score\..*", r"classifier\..*"),
+        tied="transformer/wte/embedding",
         requires={"reorder_and_upcast_attn": False, "add_cross_attention": False},
     ),
     "llama": _LLAMA,

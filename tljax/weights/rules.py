@@ -39,6 +39,7 @@ class Family:
       positions: pattern of the position embeddings that follow the image size.
       prefix: how many of those belong to tokens that are no patches.
       antialias: whether transformers smooths as it interpolates them.
+      tied: the table that a language head without parameters of its own reads; "" without such a head.
       part: where config.json keeps the fields, if not at its top; and what else an export says there.
       requires: field of config.json -> the only value that tljax computes.
     """
@@ -60,6 +61,7 @@ class Family:
     positions: str = "(?!)"
     prefix: int = 1
     antialias: bool = False
+    tied: str = ""
     part: str = ""
     part_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
