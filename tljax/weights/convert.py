@@ -89,7 +89,7 @@ def convert(weights: Weights, family: str, target: Mapping[str, jax.ShapeDtypeSt
         kind = rules.fate(table, name)
         dropped += [name] if kind == "droppable" else []
         problems += [f"{name}: unexpected, no parameter has this name"] if kind == "unexpected" else []
-    problems += _untied(weights, table, target, {path: name for path, name, _ in plan})
+    problems += _untied(weights, table, target, {path: name for path, name, *_ in plan})
     flat: trees.Flat = {}
     for path, name, axes, change in sorted(plan, key=lambda step: -math.prod(target[step[0]].shape)):
         zero_allowed = rules.may_be_zero(table, path)
