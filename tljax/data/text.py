@@ -5,6 +5,7 @@ Shapes: n examples, B batch, T tokens in the padded batch.
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tljax.data import spm
 from tljax.errors import ConfigError, DataError, WeightsError, printable
 
 CHUNK = 2048  # texts encoded at a time: an encoding object takes many times the memory of its ids
@@ -57,13 +59,12 @@ def _characters(texts: Sequence[str]) -> list[str]:
 
 
 class FastTokenizer:
-    """A tokenizer.json, run by the tokenizers library in all cores."""
+    """A tokenizer.json, run by the tokenizers library in all cores; `path` is the file for messages."""
 
-    def __init__(self, path: Path, pad_id: int | None):
+    def __init__(self, path: Path, content: str, pad_id: int | None):
         import tokenizers
 
         try:
-            content = path.read_text("utf-8")
             json.loads(content)
             self._tokenizer = tokenizers.Tokenizer.from_str(content)
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception for a file it cannot use
@@ -103,7 +104,9 @@ class AutoTokenizer:
             )
         except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
             found = f"no tokenizer can be loaded ({printable(str(error).strip().splitlines()[0])})"
-            raise WeightsError(str(folder), found, "tokenizer.json or the files of a known tokenizer") from None
+            lacking = any(folder.glob("*.model")) and importlib.util.find_spec("sentencepiece") is None
+            fix = "pip install sentencepiece protobuf" if lacking else ""  # transformers asks for tiktoken then
+            raise WeightsError(str(folder), found, "tokenizer.json or the files of a known tokenizer", fix) from None
         self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         own = self._tokenizer.pad_token_id
         self.pad_id = int(own if own is not None else pad_id or 0)
@@ -118,8 +121,25 @@ class AutoTokenizer:
         return _ragged(rows)
 
 
+def tokenizer_json(folder: Path) -> str:
+    """The tokenizer.json of a checkpoint's folder, or what its SentencePiece model comes to as one; "" for neither.
+
+    Raises:
+      WeightsError: a file that cannot be read.
+    """
+    path, model = folder / "tokenizer.json", folder / "tokenizer.model"
+    try:
+        if path.is_file():
+            return path.read_text("utf-8")
+        made = spm.converted(model, _json(folder / "tokenizer_config.json")) if model.is_file() else {}
+        return json.dumps(made["tokenizer.json"]) if made else ""
+    except (OSError, ValueError) as error:
+        found = f"cannot be read as a tokenizer ({printable(error)})"
+        raise WeightsError(str(path if path.is_file() else model), found) from None
+
+
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint's folder: its tokenizer.json, else whatever transformers makes of the folder.
+    """The tokenizer of a checkpoint's folder: see `tokenizer_json`, else whatever transformers makes of the folder.
 
     The padding token is the one that tokenizer_config.json names, else tokenizer.json's own, else config.json's
     pad_token_id or eos_token_id, else id 0; where the mask is 0 its value does not matter as long as it is in range.
@@ -133,14 +153,15 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     config = _json(folder / "config.json")
     ids = [config.get(key) for key in ("pad_token_id", "eos_token_id")]
     fallback = next((i for i in ids if isinstance(i, int) and i >= 0), None)
-    path = folder / "tokenizer.json"
-    if not path.is_file():
+    content = tokenizer_json(folder)
+    if not content:
         return AutoTokenizer(folder, fallback)
-    tokenizer = FastTokenizer(path, None)
+    path = folder / "tokenizer.json"
+    tokenizer = FastTokenizer(path, content, None)
     token = tokenizer.token_id(named) if isinstance(named, str) else None
     if token is not None:
         tokenizer.pad_id = token
-    elif _json(path).get("padding") is None and fallback is not None:
+    elif json.loads(content).get("padding") is None and fallback is not None:
         tokenizer.pad_id = fallback
     if not 0 <= tokenizer.pad_id < tokenizer.vocab_size:
         raise WeightsError(str(path), f"the padding id is {tokenizer.pad_id}", f"0 to {tokenizer.vocab_size - 1}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax import models, trees
+from tljax.data import spm
 from tljax.errors import ConfigError, WriteError
 from tljax.weights import convert, files, hfconfig
 from tljax.weights.checkpoint import DENSE
@@ -17,7 +18,8 @@ from tljax.weights.rules import Family
 
 COMPANIONS = ("added_tokens.json", "chat_template.jinja", "merges.txt", "preprocessor_config.json",
               "sentence_bert_config.json", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
-              "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")  # fmt: skip
+              "spm.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
+              "vocab.txt")  # fmt: skip
 WRITTEN = {"README.md", "config.json", files.SAFETENSORS, files.FLAX, "modules.json", POOLING, DENSE, *COMPANIONS}
 IMAGE_FIELDS = ("image_mean", "image_std", "resample")  # of preprocessor_config.json, not of config.json
 FORMATS = ("hf", "flax_msgpack")
@@ -97,6 +99,7 @@ def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], label
     sentence = pooling == "mean" and head == "classifier"
     for path in copy:
         shutil.copyfile(path, draft / path.name)
+    _tokenizer(draft)
     if "image_size" in config:
         _json(draft / "preprocessor_config.json", _preprocessor(draft, config))
     fields = {name: value for name, value in config.items() if name not in (*IMAGE_FIELDS, "id2label")}
@@ -121,6 +124,15 @@ def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], label
         _dense(draft, params, family)
     if pooling == "mean":
         _pooling(draft, config.get("hidden_size", config.get("dim")), dense=sentence and format == "hf")
+
+
+def _tokenizer(draft: Path) -> None:
+    """A bare SentencePiece model becomes a tokenizer.json: transformers does not give such a model's ids."""
+    model, options = draft / "tokenizer.model", draft / "tokenizer_config.json"
+    if not model.exists() or (draft / "tokenizer.json").exists():
+        return
+    for name, content in spm.converted(model, hfconfig.read_json(options) if options.exists() else {}).items():
+        _json(draft / name, content)
 
 
 def _architecture(table: Family, config: Mapping[str, Any], sentence: bool, head: str) -> str:
