@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
-NAMES = ("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoModelForSequenceClassification",
-         "BertConfig", "BertForMaskedLM", "BertForSequenceClassification", "BertModel", "ViTConfig",
-         "ViTForImageClassification", "ViTModel")  # fmt: skip
+NAMES = ("AutoConfig", "AutoImageProcessor", "AutoModel", "AutoModelForCausalLM", "AutoModelForImageClassification",
+         "AutoModelForSequenceClassification", "AutoTokenizer", "BertConfig", "BertForMaskedLM",
+         "BertForSequenceClassification", "BertModel", "ViTConfig", "ViTForImageClassification", "ViTModel")  # fmt: skip
 
 
 def load() -> SimpleNamespace:
