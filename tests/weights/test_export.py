@@ -6,8 +6,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tljax import trees
+from tljax.config import DataConfig
+from tljax.data.images import Preprocess, normalise
 from tljax.errors import WriteError
 from tljax.weights import export, files
 from tljax.weights.load import load_pretrained
@@ -75,18 +78,33 @@ def test_mean_pooling_is_said_as_sentence_transformers_says_it(tiny, tmp_path):
     assert not any(name.startswith(("bert.", "classifier", "pooler")) for name in trunk.names)
 
 
-def test_the_image_processor_follows_the_image_size(tiny, tmp_path):
+OF_A_CHECKPOINT = [
+    {"size": 8},
+    {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.875, "size": {"shortest_edge": 8}},
+    {"image_processor_type": "MobileNetV2ImageProcessor", "do_center_crop": True, "size": {"shortest_edge": 10},
+     "crop_size": {"height": 8, "width": 8}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize("values", OF_A_CHECKPOINT, ids=lambda values: values.get("image_processor_type", "plain"))
+def test_the_image_processor_does_what_tljax_does(tiny, tmp_path, values, resize):
+    import transformers
+
     source = tiny("vit")
-    (source / "preprocessor_config.json").write_text(
-        json.dumps({"image_mean": [0.1, 0.2, 0.3], "size": 8, "resample": 3})
-    )
+    colours = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 3}
+    (source / "preprocessor_config.json").write_text(json.dumps({**values, **colours}))
     model = load_pretrained(str(source), image_size=16)
-    folder = exported(model, tmp_path / "out")
-    found = json.loads((folder / "preprocessor_config.json").read_text())
-    assert found == {"image_mean": [0.1, 0.2, 0.3], "resample": 3, "size": {"height": 16, "width": 16}}
+    folder = exported(model, tmp_path / "out", resize=resize)
     config = json.loads((folder / "config.json").read_text())
     assert config["image_size"] == 16
     assert "image_mean" not in config
+    ours = Preprocess.from_folder(folder, data=DataConfig(resize=resize))
+    assert ours == Preprocess.from_folder(source, 16, DataConfig(resize=resize))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 32, 3)).astype(np.uint8))
+    found = transformers.AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="np")["pixel_values"][0]
+    expected = normalise(ours.to_square(picture), ours.mean, ours.std)
+    np.testing.assert_allclose(found.transpose(1, 2, 0), expected, atol=1e-6)
 
 
 def test_an_earlier_export_is_replaced(tiny, tmp_path):

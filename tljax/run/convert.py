@@ -29,7 +29,7 @@ def convert(ref: str, output: Path, format: str = "hf", revision: str = "") -> s
     kept, _ = trees.partition(trees.flatten(model.params), lambda path: path not in model.reinitialised)
     card = f"---\nbase_model: {ref}\n---\n\n{model.config['model_type']}, converted by tljax from `{ref}`.\n"
     export.export_hf(output, params=kept, config=model.config, labels=model.labels, pooling=pooling, card=card,
-                     copy=export.companions(model.folder), head=head, format=format)  # fmt: skip
+                     copy=export.companions(model.folder), resize="", head=head, format=format)  # fmt: skip
     lost = f"; not taken over: {', '.join(model.dropped)}" if model.dropped else ""
     what = {"classifier": f"classifier of {len(model.labels)} labels", "language": "language model", "none": "trunk"}
     return f"{model.config['model_type']}, {what[head]}, {trees.count(kept):,} parameters in {output}{lost}"

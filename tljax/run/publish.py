@@ -65,6 +65,7 @@ def export_model(done: Finished) -> None:
         copy=export.companions(model.folder),
         pooling=model.pooling,
         card=text,
+        resize=config.data.resize,
     )
 
 

@@ -32,8 +32,8 @@ def companions(folder: Path) -> tuple[Path, ...]:
 
 
 def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, Any], labels: Iterable[str],
-              copy: Iterable[Path], pooling: str, card: str, head: str = "classifier",
-              format: str = "hf") -> None:  # fmt: skip
+              copy: Iterable[Path], pooling: str, card: str, resize: str = "squash",
+              head: str = "classifier", format: str = "hf") -> None:  # fmt: skip
     """Writes a model as a Hugging Face folder, in place of an earlier export at the same path.
 
     With a pooler (and for images) that is transformers' class for classification. transformers has no such class
@@ -49,6 +49,7 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
       copy: files to take along, see `companions`.
       pooling: "pooler" or "mean".
       card: the text of README.md.
+      resize: how pictures became squares, as `DataConfig.resize`; empty: as the checkpoint's own processor says.
       head: of `HEADS`: what the network ends in; with "none" the trunk alone is written.
       format: of `FORMATS`: model.safetensors with PyTorch's names, or flax_model.msgpack as transformers 4 had it.
 
@@ -64,7 +65,7 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        _write(draft, params, dict(config), tuple(labels), tuple(copy), pooling, card, head, format)
+        _write(draft, params, dict(config), tuple(labels), tuple(copy), pooling, card, resize, head, format)
         for path in sorted(draft.rglob("*"), reverse=True):
             _sync(path)
         _sync(draft)
@@ -94,14 +95,15 @@ def check_format(format: str, family: str) -> None:
 
 
 def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], labels: tuple[str, ...],
-           copy: tuple[Path, ...], pooling: str, card: str, head: str, format: str) -> None:  # fmt: skip
+           copy: tuple[Path, ...], pooling: str, card: str, resize: str, head: str,
+           format: str) -> None:  # fmt: skip
     table, family = FAMILIES[config["model_type"]], config["model_type"]
     sentence = pooling == "mean" and head == "classifier"
     for path in copy:
         shutil.copyfile(path, draft / path.name)
     _tokenizer(draft)
     if "image_size" in config:
-        _json(draft / "preprocessor_config.json", _preprocessor(draft, config))
+        _json(draft / "preprocessor_config.json", _preprocessor(draft, config, resize))
     fields = {name: value for name, value in config.items() if name not in (*IMAGE_FIELDS, "id2label")}
     if table.part:
         own = {name: fields.pop(name) for name in models.family_of(config).defaults if name in fields}
@@ -169,14 +171,24 @@ def _pooling(draft: Path, width: int | None, dense: bool) -> None:
     _json(draft / POOLING / "config.json", {"word_embedding_dimension": width, **modes})
 
 
-def _preprocessor(draft: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint's image processor, at the model's image size; the family's usual one where it has none."""
-    copied = draft / "preprocessor_config.json"
-    usual = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
-             "resample": 2, "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
-    found = hfconfig.read_json(copied) if copied.exists() else usual
+def _preprocessor(draft: Path, config: Mapping[str, Any], resize: str) -> dict[str, Any]:
+    """What this model's pictures went through: the checkpoint's filter and colours, the model's own size and cut.
+
+    The checkpoint's class and its cuts are left out: they belong to its size, and some refuse another.
+    """
+    copied, side = draft / "preprocessor_config.json", config["image_size"]
+    usual = {"do_rescale": True, "do_normalize": True, "resample": 2, "rescale_factor": 1 / 255,
+             "image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # fmt: skip
+    found = hfconfig.read_json(copied) if copied.exists() else {}
+    if found and not resize:
+        return found
     found |= {name: config[name] for name in IMAGE_FIELDS if name in config}
-    return {**found, "size": {"height": config["image_size"], "width": config["image_size"]}}
+    square = {"height": side, "width": side}
+    cut: dict[str, Any] = {"image_processor_type": "ViTImageProcessor", "size": square}
+    if resize == "crop":
+        cut = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": side}, "do_center_crop": True,
+               "crop_size": square}  # fmt: skip
+    return {**usual, **{name: found[name] for name in usual if name in found}, "do_resize": True, **cut}
 
 
 def _foreign(folder: Path) -> str:
