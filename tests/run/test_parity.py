@@ -25,6 +25,7 @@ def agree(side, run: tiny.Run, theirs, inputs) -> None:
     with side.torch.no_grad():
         found = theirs.eval()(**inputs).logits.softmax(-1).numpy()
     ours = run.done.probs
+    assert f"{type(theirs).__name__}.from_pretrained" in (run.path / "model" / "README.md").read_text(encoding="utf-8")
     assert tuple(theirs.config.id2label.values()) == run.done.tables.classes
     assert found.shape == ours.shape == (COUNT, len(run.done.tables.classes))
     assert np.ptp(ours, axis=0).max() > 0.05, "every example has the same probabilities"

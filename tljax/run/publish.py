@@ -52,7 +52,7 @@ def publish(done: Finished) -> None:
 def export_model(done: Finished) -> None:
     """The model as a Hugging Face folder: weights, config, tokenizer or preprocessor, card."""
     model, config = done.model, done.config
-    opens = model.config["architectures"][0] if model.pooling == "pooler" and "architectures" in model.config else ""
+    opens = "" if model.pooling == "mean" else export.classifier(model.config)
     text = card.model_card(title=done.place.path.name, task=config.task, base_model=model.ref, revision=model.revision,
                            dataset=config.data.train, classes=done.tables.classes, scores=done.scores,
                            strategy=done.strategy, split=done.split, pooling=model.pooling,

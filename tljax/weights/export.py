@@ -14,7 +14,6 @@ from tljax.weights import convert, files, hfconfig
 from tljax.weights.checkpoint import DENSE
 from tljax.weights.families import FAMILIES
 from tljax.weights.load import POOLING
-from tljax.weights.rules import Family
 
 COMPANIONS = ("added_tokens.json", "chat_template.jinja", "merges.txt", "preprocessor_config.json",
               "sentence_bert_config.json", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
@@ -29,6 +28,13 @@ HEADS = ("classifier", "language", "none")
 def companions(folder: Path) -> tuple[Path, ...]:
     """The tokenizer's or image processor's files of a checkpoint, which an export takes along."""
     return tuple(folder / name for name in COMPANIONS if (folder / name).is_file())
+
+
+def classifier(config: Mapping[str, Any]) -> str:
+    """transformers' class for an export with its head: the one it came from, where there are several."""
+    table = FAMILIES[config["model_type"]]
+    own = [str(name).removeprefix("Flax") for name in config.get("architectures", ())]
+    return next((name for name in own if name in table.classifiers), table.classifier)
 
 
 def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, Any], labels: Iterable[str],
@@ -108,7 +114,9 @@ def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], label
     if table.part:
         own = {name: fields.pop(name) for name in models.family_of(config).defaults if name in fields}
         fields[table.part] = {**own, **table.part_fields}
-    fields |= {"architectures": [_architecture(table, config, sentence, head)], "dtype": "float32"}
+    trunk_only = sentence or head == "none"
+    opens = table.trunk if trunk_only else table.language if head == "language" else classifier(config)
+    fields |= {"architectures": [opens], "dtype": "float32"}
     if head == "classifier":
         fields |= {
             "num_labels": len(labels),
@@ -117,8 +125,7 @@ def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], label
         }
     _json(draft / "config.json", fields)
     if format == "hf":
-        files.write_safetensors(draft / files.SAFETENSORS,
-                                convert.to_safetensors(params, family, sentence or head == "none"))  # fmt: skip
+        files.write_safetensors(draft / files.SAFETENSORS, convert.to_safetensors(params, family, trunk_only))
     else:
         files.write_msgpack(draft / files.FLAX, convert.to_flax(params, family, head == "none"))
     (draft / "README.md").write_text(card, encoding="utf-8")
@@ -135,16 +142,6 @@ def _tokenizer(draft: Path) -> None:
         return
     for name, content in spm.converted(model, hfconfig.read_json(options) if options.exists() else {}).items():
         _json(draft / name, content)
-
-
-def _architecture(table: Family, config: Mapping[str, Any], sentence: bool, head: str) -> str:
-    """The class that opens the model: the one it came from, where there are several."""
-    if head == "none" or sentence:
-        return table.trunk
-    own = [str(name).removeprefix("Flax") for name in config.get("architectures", ())]
-    if head == "language":
-        return table.language
-    return next((name for name in own if name in table.classifiers), table.classifier)
 
 
 def _dense(draft: Path, params: Mapping[str, Any], family: str) -> None:
