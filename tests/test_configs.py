@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import checkpoints
 import jax
 import pytest
 import tiny
@@ -17,6 +18,7 @@ from tljax.run.workdir import Workdir
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(CONFIGS.glob("*.py"))
 OWN_DATA = {"images", "text"}  # whoever runs these brings --config.data.train
+SMALL = {"grocery_mobilenet": checkpoints.DATA / "mobilenet_v2"}  # its rules name the parameters of one family
 # ml_collections loads config files by a way that Python is going to drop
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -70,8 +72,8 @@ def test_it_runs_three_steps(file, small, tmp_path, capsys, monkeypatch):
         changes = {"model.ref": small / "bert", "data.train": small / "train.csv", "data.test": small / "test.csv",
                    "data.label_column": "label", "data.max_buckets": 1, "train.batch_size": 16}  # fmt: skip
     else:
-        changes = {"model.ref": small / "vit", "data.train": small / "photos", "data.test": small / "unseen",
-                   "train.batch_size": 8}  # fmt: skip
+        changes = {"model.ref": SMALL.get(file.stem, small / "vit"), "data.train": small / "photos",
+                   "data.test": small / "unseen", "train.batch_size": 8, "model.image_size": 0}  # fmt: skip
     changes |= {"data.validation": "", "data.validation_fraction": 0, "transfer.beside": "", "train.epochs": 1,
                 "train.log_every_steps": 1, "train.patience": 0, "model.dropout": 0}  # fmt: skip
     overrides = [f"--config.{name}={value}" for name, value in changes.items()]
