@@ -28,7 +28,7 @@ def sharded(folder, tensors):
     for file in set(places.values()):
         part = {name: array for name, array in tensors.items() if places[name] == file}
         files.write_safetensors(folder / file, part)
-    (folder / files.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (folder / f"{files.SAFETENSORS}{files.INDEX}").write_text(json.dumps({"metadata": {}, "weight_map": places}))
 
 
 def stored_as(dtype):
@@ -70,7 +70,7 @@ def test_there_and_back_is_bit_identical(family, writer, tmp_path):
     flat = written(tmp_path / "in", config, network, writer, rng)
     model = load_pretrained(str(tmp_path / "in"), pooling=pooling, task="language" if language else "classification")
     fresh = {path for path in flat if table.in_head(path)} if writer == "trunk" else set()
-    assert (set(model.reinitialised), model.dropped, model.resized) == (fresh, (), ())
+    assert (set(model.reinitialised), model.dropped, model.adapted) == (fresh, (), ())
     loaded = trees.flatten(model.params)
     assert loaded.keys() == flat.keys()
     assert trees.digests({path: leaf for path, leaf in loaded.items() if path not in fresh}) == trees.digests(

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from tljax import models, trees
 from tljax.errors import ConfigError, WeightsError, printable
-from tljax.weights import checkpoint, convert, files, hfconfig, hub, rules
+from tljax.weights import checkpoint, convert, files, hfconfig, hub, rules, schema
 from tljax.weights.families import FAMILIES
-from tljax.weights.schema import LIMITS
 
 POOLING = "1_Pooling"  # a folder of sentence-transformers
 
@@ -127,8 +126,10 @@ def _sized(config: Mapping[str, Any], image_size: int | None, num_channels: int 
     ):
         if not asked or asked == fields.get(name):
             continue
-        if name not in fields or not low <= asked <= LIMITS[name]:
-            expected = f"0: {fields['model_type']} has none" if name not in fields else f"{low} to {LIMITS[name]}"
+        if name not in fields or not low <= asked <= schema.LIMITS[name]:
+            expected = (
+                f"0: {fields['model_type']} has none" if name not in fields else f"{low} to {schema.LIMITS[name]}"
+            )
             raise ConfigError(f"--config.model.{name}", f"{asked}", expected)
         sized[name] = asked
         kinds.append(kind)
@@ -136,6 +137,9 @@ def _sized(config: Mapping[str, Any], image_size: int | None, num_channels: int 
             for of in ("image_mean", "image_std"):
                 own = fields[of]
                 sized[of] = [sum(own) / len(own)] if asked == 1 else [own[i % len(own)] for i in range(asked)]
+    if problems := [*schema.together({**models.family_of(config).defaults, **sized})]:
+        raise ConfigError("--config.model.image_size", f"{image_size}", "a size of which the network can be made",
+                          "; ".join(problems))  # fmt: skip
     return sized, tuple(kinds)
 
 
