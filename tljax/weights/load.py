@@ -127,9 +127,7 @@ def _sized(config: Mapping[str, Any], image_size: int | None, num_channels: int 
         if not asked or asked == fields.get(name):
             continue
         if name not in fields or not low <= asked <= schema.LIMITS[name]:
-            expected = (
-                f"0: {fields['model_type']} has none" if name not in fields else f"{low} to {schema.LIMITS[name]}"
-            )
+            expected = f"{low} to {schema.LIMITS[name]}" if name in fields else f"0: {fields['model_type']} has none"
             raise ConfigError(f"--config.model.{name}", f"{asked}", expected)
         sized[name] = asked
         kinds.append(kind)
@@ -137,7 +135,7 @@ def _sized(config: Mapping[str, Any], image_size: int | None, num_channels: int 
             for of in ("image_mean", "image_std"):
                 own = fields[of]
                 sized[of] = [sum(own) / len(own)] if asked == 1 else [own[i % len(own)] for i in range(asked)]
-    if problems := [*schema.together({**models.family_of(config).defaults, **sized})]:
+    if problems := [*schema.together({**fields, **sized})] if "positions" in kinds else []:
         raise ConfigError("--config.model.image_size", f"{image_size}", "a size of which the network can be made",
                           "; ".join(problems))  # fmt: skip
     return sized, tuple(kinds)
