@@ -9,7 +9,9 @@ of the weights file; the parameters themselves are 1.0 of it.
 """
 
 import argparse
+import ctypes
 import datetime
+import gc
 import json
 import platform
 import statistics
@@ -47,6 +49,8 @@ def measure(ref: str, times: int) -> dict[str, Any]:
         began = time.perf_counter()
         load()
         seconds.append(time.perf_counter() - began)
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed goes back, or the next load would take it over unseen
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = status("VmRSS")
     params = load()

