@@ -111,9 +111,9 @@ class Backbone:
     def _through(self, params: Mapping[str, Any], x: Activations, start: int, stop: int | None, train: bool,
                  key: jax.Array | None, stats: trees.Flat) -> tuple[Activations, trees.Flat]:  # fmt: skip
         run = _recomputed if train and self.remat else _applied
-        # Unrolled: equal stages are traced once, and a scan over stacked layers is no better at anything. BERT-base, full
-        # fine-tuning, 8 x 128 tokens on a CPU: compiled in 3.3 s (scanned 3.9), a step 3.4 s (4.4), 1.0 GB of temporaries
-        # (2.0), because the scan stacks parameters and keeps all residuals alike (benchmarks/scan_layers.py).
+        # Unrolled: equal stages are traced once, and a scan over stacked layers is better at nothing. BERT-base, full
+        # fine-tuning, 8 x 128 tokens on a CPU: compiled in 3.3 s (scanned 3.9), a step in 3.4 s (4.4), temporaries of
+        # 1.0 GB (2.0), because the scan stacks parameters and keeps residuals of all (benchmarks/scan_layers.py).
         for index in range(start, len(self.stages) if stop is None else stop):
             stage = self.stages[index]
             drawn = jax.random.fold_in(key, index) if train and key is not None else None
