@@ -136,3 +136,14 @@ def test_an_untied_head_is_missed_by_a_language_model_and_new_in_a_classifier(tm
     assert caught.value.details[0].startswith("lm_head/kernel: missing, expected lm_head.weight")
     model = load_pretrained(str(tmp_path / "llama-lm"))
     assert (model.reinitialised, model.dropped) == (("score/kernel",), ())
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet"])
+def test_a_variance_below_zero_is_named(name, tmp_path):
+    tensors = read(name, tmp_path / name)
+    tensor = next(tensor for tensor in tensors if tensor.endswith("running_var"))
+    tensors[tensor] = tensors[tensor] * np.where(np.arange(tensors[tensor].size) == 1, -1, 1).astype(np.float32)
+    files.write_safetensors(tmp_path / name / files.SAFETENSORS, tensors)
+    with pytest.raises(WeightsError) as caught:
+        load_pretrained(str(tmp_path / name))
+    assert caught.value.details == (f"{tensor}: 1 of {tensors[tensor].size} variances are below 0",)

@@ -10,13 +10,14 @@ import msgpack
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tiny
 from theirs import TOLERANCE, answers
 
 from tljax import cli, trees
 from tljax.errors import ConfigError, WeightsError
 from tljax.run.convert import as_it_is, convert
 from tljax.weights import convert as conversion
-from tljax.weights import files, hfconfig
+from tljax.weights import export, files, hfconfig
 from tljax.weights.families import FAMILIES
 from tljax.weights.load import load_pretrained
 
@@ -167,3 +168,21 @@ def test_nothing_is_left_where_it_fails(tmp_path):
     (tmp_path / "taken" / "dear.txt").write_text("mine")
     assert cli.main(["convert", f"--input={checkpoints.DATA / 'bert'}", f"--output={tmp_path / 'taken'}"]) == 74
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["dear.txt", "taken"]
+
+
+def test_a_run_is_exported_to_msgpack(tmp_path):
+    place = tiny.finished(tmp_path / "run", tiny.text_config(tmp_path))
+    assert cli.main(["export", f"--workdir={place}", f"--output={tmp_path / 'out'}", "--format=flax_msgpack"]) == 0
+    assert not (tmp_path / "out" / files.SAFETENSORS).exists()
+    ours, theirs = (load_pretrained(str(folder)) for folder in (tmp_path / "out", place / "model"))
+    assert (digests(ours), ours.labels) == (digests(theirs), theirs.labels)
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (place / "model" / "tokenizer.json").read_bytes()
+
+
+def test_a_classifier_that_pools_by_the_mean_keeps_its_head_in_msgpack(tmp_path):
+    model = load_pretrained(str(checkpoints.DATA / "bert"), labels=["a", "b"], pooling="mean")
+    export.export_hf(tmp_path / "out", params=trees.flatten(model.params), config=model.config, labels=model.labels,
+                     copy=(), pooling="mean", card="", format="flax_msgpack")  # fmt: skip
+    again = load_pretrained(str(tmp_path / "out"))
+    assert (again.pooling, again.labels, again.reinitialised) == ("mean", ("a", "b"), ())
+    assert digests(again) == digests(model)

@@ -44,10 +44,11 @@ def export(path: Path, output: Path, format: str = "hf") -> None:
     draft = output.with_name(f".{output.name}.draft-{os.getpid()}")
     try:
         if format == "flax_msgpack":
-            card = (path / "model" / "README.md").read_text(encoding="utf-8")
-            weights_export.export_hf(draft, params=trees.flatten(model.params), config=model.config, card=card,
+            card = path / "model" / "README.md"
+            weights_export.export_hf(draft, params=trees.flatten(model.params), config=model.config,
+                                     card=card.read_text(encoding="utf-8") if card.is_file() else "",
                                      labels=model.labels, copy=weights_export.companions(path / "model"),
-                                     pooling=model.pooling, format=format)  # fmt: skip
+                                     pooling=model.pooling, resize="", format=format)  # fmt: skip
         else:
             shutil.copytree(path / "model", draft)
         if compiled:

@@ -185,6 +185,8 @@ def _stored(shape: tuple[int, ...], axes: rules.Axes) -> tuple[int, ...]:
 def _unsound(name: str, array: np.ndarray, zero_allowed: bool) -> list[str]:
     if not (finite := np.isfinite(array)).all():
         return [f"{name}: {array.size - int(finite.sum())} of {array.size} values are NaN or infinite"]
+    if name.endswith(("running_var", "/var")) and (array < 0).any():
+        return [f"{name}: {int((array < 0).sum())} of {array.size} variances are below 0"]
     if array.ndim >= 2 and array.size and not zero_allowed and not array.any():
         return [f"{name}: all {array.size} values are zero"]
     return []
