@@ -45,12 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"tljax {name}", "no such command", f"one of {', '.join(COMMANDS)}",
                               f"did you mean {near[0]!r}?" if near else "")  # fmt: skip
         COMMANDS[name](rest)
+        sys.stdout.flush()
     except TljaxError as error:
         print(f"tljax: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("tljax: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader has enough: tljax show REF | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a program that SIGPIPE ends
     return 0
 
 

@@ -173,3 +173,9 @@ def test_parameters_may_be_of_any_device_array(tiny, tmp_path):
     half = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), model.params)
     folder = exported(model, tmp_path / "out", params=trees.flatten(half))
     assert {dtype for _, dtype in files.open_weights(folder).names.values()} == {"float32"}
+
+
+def test_whoever_may_read_the_folder_may_read_the_weights(tmp_path):
+    files.write_safetensors(tmp_path / "x.safetensors", {"x": np.ones(2, np.float32)})
+    (tmp_path / "y").touch()
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "y").stat().st_mode

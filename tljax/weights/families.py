@@ -175,8 +175,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2": _kin(_LLAMA, "Qwen2", flax=False),
     "qwen3": _kin(_LLAMA, "Qwen3", flax=False),
-    "roberta": _ROBERTA,
     "resnet": _RESNET,
+    "roberta": _ROBERTA,
     "siglip": Family(
         base="vision_model",
         classifier="SiglipForImageClassification",

@@ -46,7 +46,10 @@ def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays as Hugging Face's classes expect them, and sees them to the disk."""
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # it writes memory as it lies
     try:
+        path.touch()
+        mode = path.stat().st_mode
         safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
+        path.chmod(mode)  # the library's own lets nobody else read it
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
     except (OSError, safetensors.SafetensorError) as error:
