@@ -70,11 +70,14 @@ def test_a_doubled_name_is_refused(tmp_path):
         files.open_weights(tmp_path)
 
 
-def test_an_array_that_is_cut_is_refused_when_it_is_read(tmp_path):
-    (tmp_path / "x.npz").write_bytes(packed([("a.npy", npy(ONE)[:-4])]))
-    weights = files.open_weights(tmp_path)
-    with pytest.raises(WeightsError, match="cannot be read"):
-        weights.read("a")
+def test_an_array_that_claims_more_than_is_there_is_refused(tmp_path):
+    """Before memory for it is taken."""
+    claim = io.BytesIO()
+    np.lib.format.write_array_header_1_0(claim, {"descr": "<f4", "fortran_order": False, "shape": (10**13,)})
+    for content, words in ((npy(ONE)[:-4], "in 20 bytes"), (claim.getvalue(), "in 0 bytes")):
+        (tmp_path / "x.npz").write_bytes(packed([("a.npy", content)]))
+        with pytest.raises(WeightsError, match=words):
+            files.open_weights(tmp_path)
 
 
 def test_a_damaged_archive_opens_or_is_refused_and_nothing_else(tmp_path):

@@ -1,6 +1,7 @@
 """NumPy's .npz archives: the names, shapes and dtypes of their arrays; no pickled object is ever read."""
 
 import functools
+import math
 import tokenize
 import zipfile
 import zlib
@@ -56,6 +57,9 @@ def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.
         if version not in readers:
             raise ValueError(f"{printable(member)}: .npy version {version}")
         shape, _, dtype = readers[version](stream)
+        size = archive.getinfo(member).file_size - stream.tell()
+        if not dtype.hasobject and math.prod(shape) * dtype.itemsize != size:
+            raise ValueError(f"{printable(member)}: shape {shape} of {dtype} in {size} bytes")
         return shape, dtype
 
 
