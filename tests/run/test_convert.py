@@ -188,12 +188,13 @@ def test_a_classifier_that_pools_by_the_mean_keeps_its_head_in_msgpack(tmp_path)
     assert digests(again) == digests(model)
 
 
-@pytest.mark.parametrize("ref", ["augreg/vit.npz", "resnet"])
-def test_a_run_starts_from_them_and_leaves_a_hugging_face_folder(ref, tmp_path):
-    config = tiny.changed(
-        tiny.image_config(tmp_path), model={"ref": str(TIMM / ref), "image_size": 32}, train={"epochs": 1}
-    )
+@pytest.mark.parametrize(("ref", "size", "said"), [("augreg/vit.npz", 40, True), ("resnet", 32, False)])
+def test_a_run_starts_from_them_and_leaves_a_hugging_face_folder(ref, size, said, tmp_path):
+    model = {"ref": str(TIMM / ref), "image_size": size}
+    config = tiny.changed(tiny.image_config(tmp_path), model=model, train={"epochs": 1})
     run = tiny.run(tmp_path, tmp_path / "run", config)
     again = load_pretrained(str(run.path / "model"))
     assert again.labels == tuple(tiny.COLOURS)
+    assert again.config["image_size"] == size
+    assert ("asked for: vit/embeddings/position_embeddings" in run.said) == said
     assert trees.digests(trees.flatten(again.params)) == trees.digests(trees.flatten(run.done.params))

@@ -109,6 +109,8 @@ class _Run:
             self.say(f"from random values: {', '.join(model.reinitialised)}")
         if model.dropped:
             self.say(f"not used from the checkpoint: {', '.join(model.dropped[:8])}{' …' * (len(model.dropped) > 8)}")
+        if model.adapted:
+            self.say(f"changed to the size that was asked for: {', '.join(model.adapted)}")
         self.say("\n" + self.table + "\n")
         for name, records in tables.splits().items():
             if records.bad:
