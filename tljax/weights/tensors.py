@@ -61,7 +61,7 @@ def named(tree: object) -> dict[str, Tensor]:
       ValueError: anything but tensors in dicts.
     """
     parts: list[Any] = [tree]
-    if isinstance(tree, dict) and "params" in tree and set(tree) <= set(COLLECTIONS):
+    if isinstance(tree, dict) and tree and set(tree) <= set(COLLECTIONS):
         parts = [tree[name] for name in COLLECTIONS if name in tree]
     if not all(isinstance(part, dict) for part in parts):
         raise ValueError("an array where the names should be")
