@@ -128,12 +128,10 @@ def _show(arguments: list[str]) -> None:
     _quiet()
     from tljax.run import show
 
-    ref = values["[REF]"]
-    print(
-        show.show(ref, values["strategy"].value, int(values["k"].value), values["revision"].value)
-        if ref
-        else show.families()
-    )
+    if not values["[REF]"]:
+        print(show.families())
+        return
+    print(show.show(values["[REF]"], values["strategy"].value, int(values["k"].value), values["revision"].value))
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

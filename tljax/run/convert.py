@@ -43,7 +43,8 @@ def as_it_is(ref: str, revision: str = "") -> tuple[Model, str, str]:
     folder = hub.resolve(ref, revision).folder
     config, weights, _ = checkpoint.opened(folder)
     table = FAMILIES[config["model_type"]]
-    if models.family_of(config).decoder and table.language in config.get("architectures", ()):
+    classes = {name.removeprefix("Flax") for name in config.get("architectures", ())}
+    if models.family_of(config).decoder and table.language in classes:
         return load_pretrained(ref, revision=revision, task="language"), "language", "pooler"
     model = load_pretrained(ref, revision=revision)
     if not any(table.in_head(path) for path in model.reinitialised):
