@@ -43,9 +43,10 @@ WRITERS = {"whole": whole, "sharded": sharded, "float16": stored_as(np.float16),
 
 
 def values(network, rng):
-    """Parameters that float16 and bfloat16 hold exactly, none of them zero."""
-    return {path: ((2.0 * rng.integers(-63, 64, leaf.shape) + 1) / 128).astype(np.float32)
+    """Parameters that float16 and bfloat16 hold exactly, none of them zero and no variance below it."""
+    flat = {path: ((2.0 * rng.integers(-63, 64, leaf.shape) + 1) / 128).astype(np.float32)
             for path, leaf in network.shapes().items()}  # fmt: skip
+    return {path: np.abs(array) if path.endswith("/var") else array for path, array in flat.items()}
 
 
 def written(folder, config, network, writer, rng):
