@@ -11,6 +11,7 @@ from theirs import TOLERANCE
 
 from tljax import trees
 from tljax.errors import WeightsError
+from tljax.weights import files
 from tljax.weights.load import load_pretrained
 
 DATA = Path(__file__).parent / "data_timm"
@@ -87,6 +88,26 @@ def edited(tmp_path, name, **fields):
 def test_what_differs_in_more_than_names_is_refused(tmp_path, name, fields, words):
     with pytest.raises(WeightsError, match=words):
         load_pretrained(edited(tmp_path, name, **fields))
+
+
+def test_fused_maps_that_are_not_three_are_no_map(tmp_path):
+    """A row too many of query, key and value, which thirds in whole numbers would pass over."""
+    folder = edited(tmp_path, "vit")
+    weights = files.open_weights(Path(folder))
+    tensors = {name: weights.read(name) for name in weights.tensors}
+    tensors["blocks.0.attn.qkv.weight"] = np.ones((73, 24), np.float32)
+    files.write_safetensors(Path(folder) / files.SAFETENSORS, tensors)
+    with pytest.raises(WeightsError, match=r"query.weight: shape \(73, 24\), expected \(24, 24\)"):
+        load_pretrained(folder)
+
+
+def test_transformers_wrapper_around_timm_is_opened(tmp_path):
+    folder = edited(tmp_path, "vit", model_type="timm_wrapper")
+    weights = files.open_weights(Path(folder))
+    wrapped = {f"timm_model.{name}": weights.read(name) for name in weights.tensors}
+    files.write_safetensors(Path(folder) / files.SAFETENSORS, wrapped)
+    found, plain = (load_pretrained(place).params for place in (folder, str(DATA / "vit")))
+    assert trees.digests(trees.flatten(found)) == trees.digests(trees.flatten(plain))
 
 
 def test_labels_and_normalisation_are_timms(tmp_path):

@@ -34,7 +34,7 @@ def open_weights(place: Path) -> Weights:
     if archive := archive_of(place):
         return Weights(archive.parent, "flax", npz_file.scan(archive), (archive,))
     if tree := orbax_folder.find(place):
-        return Weights(tree, "flax", orbax_folder.scan(tree), orbax_folder.files(tree))
+        return Weights(place, "flax", orbax_folder.scan(tree), orbax_folder.files(tree))
     found = sorted(p.name for p in place.iterdir()) if place.is_dir() else []
     if pickles := [name for name in found if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]:
         raise WeightsError(str(place), f"tljax does not open pickle files, and finds {printable(pickles[0])} only",

@@ -26,8 +26,8 @@ def same(x: Any) -> Any:
 
 
 def third(i: int) -> Change:
-    """Of three that lie one after the other along the first axis, number i."""
-    return lambda x: x[x.shape[0] // 3 * i : x.shape[0] // 3 * (i + 1)]
+    """Of three that lie one after the other along the first axis, number i; ValueError where they are not three."""
+    return lambda x: x.reshape(3, x.shape[0] // 3, *x.shape[1:])[i]
 
 
 def outs_together(x: Any) -> Any:

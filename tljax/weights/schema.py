@@ -177,10 +177,6 @@ def _alike(name: str, default: Any) -> Check:
         return lambda v: isinstance(v, bool), "true or false"
     if default is None or "drop" in name:
         return _rate, "a rate from 0 to 1 (without 1)"
-    if isinstance(default, tuple):
-        count = len(default)
-        return (lambda v: isinstance(v, list) and len(v) == count and all(_number(x) and abs(x) < 1e3 for x in v),
-                f"{count} numbers")  # fmt: skip
     if isinstance(default, int):
         return _whole(1 << 20, 0)
     return lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"

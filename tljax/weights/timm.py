@@ -5,6 +5,7 @@ Architectures that differ in more than sizes are refused by name: some hold the 
 something else with them (resnetaa, vit_…_gap).
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -114,6 +115,7 @@ ARCHITECTURES: tuple[tuple[str, Reader, frozenset[str]], ...] = (
     (r"convnext(?P<v>v2)?_(?:atto|femto|pico|nano|tiny|small|base|large|xlarge|huge)", _convnext,
      frozenset({"depths", "dims"})),
 )  # fmt: skip
+WRAPPER = "timm_model."  # before every name where transformers saved it, as model_type timm_wrapper
 ALWAYS = frozenset({"num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate"})
 RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 POOLS = {"vit": "token", "resnet": "avg", "convnext": "avg", "convnextv2": "avg"}
@@ -142,6 +144,8 @@ def opened(config: Mapping[str, Any], weights: Weights) -> tuple[Fields, Weights
     if odd := sorted(set(args) - sizes - ALWAYS):
         raise WeightsError(str(weights.folder / "config.json"), f"model_args {printable(', '.join(odd))}",
                            f"no other than {', '.join(sorted(sizes | ALWAYS))}")  # fmt: skip
+    bare = {name.removeprefix(WRAPPER): tensor for name, tensor in weights.tensors.items()}
+    weights = dataclasses.replace(weights, tensors=bare)
     fields = read(weights, match, args)
     pool = POOLS[fields["model_type"]]
     if config.get("global_pool", pool) != pool:
