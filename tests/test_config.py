@@ -11,6 +11,8 @@ import pytest
 from tljax import config
 from tljax.config import Config, from_dict, nearest, settings, to_dict, validate
 from tljax.errors import ConfigError
+from tljax.models.adapters import KINDS
+from tljax.transfer import freeze, phases
 
 ALL = {name: (field, value) for name, field, value in settings(Config())}
 
@@ -92,6 +94,20 @@ LOW_AND_HIGH = [
     ("train__save_every_steps", (1, 10**9), (0,)),
     ("train__keep", (2, 1000), (1, 1001)),
     ("train__patience", (0, 10**6), (-1,)),
+    ("transfer__head_epochs", (1, 100000), (0, 100001)),
+    ("data__split_seed", (-1, 0, 2**31 - 1), (-2, 2**31)),
+    ("adapter__rank", (1, 65536), (0, 65537)),
+    ("adapter__alpha", (0.5, 1e6), (0.0, 2e6)),
+    ("adapter__layers", (0, 1000), (-1, 1001)),
+    ("adapter__tokens", (1, 4096), (0, 4097)),
+    ("adapter__factor", (0.1, 1e4), (0.0, 2e4)),
+    ("model__frozen", ("same", "int8"), ("int4", "")),
+    ("transfer__looks", (1, 1000), (0, 1001)),
+    ("transfer__percentile", (0.0, 100.0), (-1.0, 101.0)),
+    ("cache__mode", ("auto", "memory", "disk", "off"), ("ram", "")),
+    ("cache__limit_gb", (0.001, 1e6), (0.0, -1.0)),
+    ("cache__dtype", ("same", "float32", "bfloat16"), ("float16",)),
+    ("cache__views", (0, 1000), (-1, 1001)),
     ("train__best_metric", ("accuracy", "macro_f1", "loss"), ("f1",)),
     ("task", ("text", "image"), ("audio",)),
     ("seed", (0, 2**31 - 1), (-1, 2**31)),
@@ -153,7 +169,7 @@ def test_all_problems_at_once_in_order_of_definition():
 
 def test_a_choice_names_the_nearest():
     (found,) = problems(good(optim__name="adamW"))
-    assert found.endswith("one of adamw, sgd, lion, adafactor (did you mean 'adamw'?)")
+    assert found.endswith("(did you mean 'adamw'?) one of adamw, sgd, lion, adafactor")
 
 
 CONTRADICTIONS = [
@@ -161,6 +177,13 @@ CONTRADICTIONS = [
         "patience without validation",
         {"train__patience": 1, "data__validation_fraction": 0.0},
         "--config.train.patience",
+    ),
+    ("surgical without stages", {"transfer__strategy": "surgical"}, "--config.transfer.stages"),
+    ("stages without surgical", {"transfer__stages": "layer_1"}, "--config.transfer.stages"),
+    (
+        "a decay beside fine_tune's own",
+        {"transfer__strategy": "fine_tune", "transfer__layer_decay": 0.5},
+        "--config.transfer.layer_decay",
     ),
     ("custom without rules", {"transfer__strategy": "custom"}, "--config.transfer.rules"),
     ("rules without custom", {"transfer__rules": ((".*", "body"),)}, "--config.transfer.rules"),
@@ -242,3 +265,9 @@ def test_a_name_of_another_version_is_refused(values, where):
     with pytest.raises(ConfigError, match="another version of tljax") as caught:
         from_dict(values)
     assert caught.value.where == where
+
+
+def test_the_strategies_are_those_that_there_are():
+    assert set(config.PARTS) == {*freeze.STRATEGIES, "surgical", "custom"}
+    assert set(config.PHASED) == set(phases.RECIPES)
+    assert tuple(KINDS) == config.ADAPTERS

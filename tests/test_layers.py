@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "tljax"
 
 # A room may import itself and the rooms on the floors below; rooms on one floor do not know each other.
 FLOORS = (
-    {"errors", "trees"},
+    {"errors", "trees", "checks"},
     {"config"},
     {"models", "data"},
     {"weights"},

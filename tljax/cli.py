@@ -1,4 +1,4 @@
-"""The command line: tljax train | eval | predict | export | convert | show."""
+"""The command line: tljax train | compare | eval | predict | export | convert | show."""
 
 import difflib
 import os
@@ -20,9 +20,11 @@ usage: tljax COMMAND [--flag=value …]
   eval     --workdir=DIR [--data=FILE]    score the model on its test set, or on another file
   predict  --workdir=DIR --input=FILE --output=FILE.csv
                                           label, probability and runner-up of each input
-  export   --workdir=DIR --output=DIR [--format=hf|flax_msgpack|stablehlo]
+  export   --workdir=DIR --output=DIR [--format=hf|flax_msgpack|peft|stablehlo]
   convert  --input=REF --output=DIR [--format=hf|flax_msgpack]
                                           a checkpoint of another kind as a Hugging Face folder
+  compare  --config=FILE --workdir=DIR --strategies=head,last_2,full [--seeds=3] [--minutes=0] [--config.a.b=value …]
+                                          strategies side by side: scores, time, memory, and which to take
   show     [REF] [--strategy=NAME] [--k=N]
                                           family, parameters by stage, freeze table of a checkpoint; alone: the families
 
@@ -81,6 +83,29 @@ def _train(arguments: list[str]) -> None:
           f"tljax predict --workdir={workdir} --input=FILE --output=predictions.csv")  # fmt: skip
 
 
+def _compare(arguments: list[str]) -> None:
+    from tljax import config as settings
+
+    names = {"workdir": None, "strategies": None, "seeds": "3", "minutes": "0"}
+    values = _parse("compare", arguments, names, config=True)
+    config = values["config"].value
+    if not isinstance(config, settings.Config):
+        raise ConfigError("--config", f"get_config() gives a {type(config).__name__}", CONFIG_FILE)
+    config = settings.validate(config)
+    if not values["seeds"].value.isdecimal():
+        raise ConfigError("--seeds", f"{values['seeds'].value!r}", "a whole number")
+    try:
+        minutes = float(values["minutes"].value)
+    except ValueError:
+        raise ConfigError("--minutes", f"{values['minutes'].value!r}", "a number") from None
+    _quiet()
+    from tljax.run import compare
+
+    path = Path(values["workdir"].value)
+    compare.compare(config, path, values["strategies"].value, int(values["seeds"].value), minutes)
+    print(f"\npicture  {path}/compare.png\nreport   {path}/compare.html")
+
+
 def _eval(arguments: list[str]) -> None:
     values = _parse("eval", arguments, {"workdir": None, "data": ""})
     _quiet()
@@ -136,6 +161,7 @@ def _show(arguments: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
+    "compare": _compare,
     "eval": _eval,
     "predict": _predict,
     "export": _export,

@@ -3,54 +3,27 @@
 import dataclasses
 import difflib
 import json
-import math
-import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from tljax.checks import number, one_of, pairs, rate_or_unset, setting
 from tljax.errors import ConfigError
 
-Check = Callable[[Any], str]  # the empty string, or what is expected instead
-
-
-def setting(default: Any, help: str, unit: str = "", check: Check | None = None) -> Any:
-    """A dataclass field with its documentation and its check."""
-    return dataclasses.field(default=default, metadata={"help": help, "unit": unit, "check": check})
-
-
-def one_of(*choices: str) -> Check:
-    def check(value: Any) -> str:
-        if value in choices:
-            return ""
-        near = difflib.get_close_matches(str(value), choices, 1)
-        return f"one of {', '.join(choices)}" + (f" (did you mean {near[0]!r}?)" if near else "")
-
-    return check
-
-
-def number(low: float, high: float = math.inf, above: bool = False) -> Check:
-    """low <= value <= high, or low < value where `above`; infinities and NaN never pass."""
-    span = f"a number {'above' if above else 'of at least'} {low:g}" + (
-        "" if high == math.inf else f", at most {high:g}"
-    )
-
-    def check(value: Any) -> str:
-        fits = abs(value) <= sys.float_info.max and value <= high and (value > low if above else value >= low)
-        return "" if fits else span
-
-    return check
-
-
-def rate_or_unset(value: Any) -> str:
-    """A dropout rate, or -1 where the checkpoint's own rates stand."""
-    return "" if value == -1 or 0 <= value <= 0.99 else "-1, or a number of at least 0, at most 0.99"
-
-
-def pairs(value: Any) -> str:
-    """(pattern, group) pairs of strings."""
-    fits = all(isinstance(v, tuple | list) and len(v) == 2 and all(isinstance(x, str) for x in v) for v in value)
-    return "" if fits else "pairs of a pattern and frozen, body or head"
+PARTS = (
+    "feature_extraction",
+    "full",
+    "last_k",
+    "surgical",
+    "bitfit",
+    "norms",
+    "embeddings_frozen",
+    "scratch",
+    "custom",
+)
+PHASED = ("gradual", "lp_ft", "fine_tune", "adaptive")
+ADAPTERS = ("lora", "rslora", "dora", "pissa", "ia3", "bottleneck", "prefix", "prompt")
+STRATEGIES = (*PARTS, *PHASED, *ADAPTERS)
 
 
 @dataclasses.dataclass
@@ -67,6 +40,8 @@ class ModelConfig:
     dropout: float = setting(-1.0, "dropout rate everywhere; -1: the checkpoint's own rates", check=rate_or_unset)
     dtype: str = setting("float32", "compute precision; trainables and moments stay float32",
                          check=one_of("float32", "bfloat16"))  # fmt: skip
+    frozen: str = setting("same", "how frozen kernels are held in training: in the compute precision, or as int8 "
+                                  "with a scale for each output", check=one_of("same", "int8"))  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -81,6 +56,9 @@ class DataConfig:
     validation: str = setting("", "source for model selection; empty: validation_fraction of train")
     validation_fraction: float = setting(0.1, "share of train held out when validation is empty; 0: none",
                                          check=number(0, 0.9))  # fmt: skip
+    split_seed: int = setting(
+        -1, "seed of the share that is held out and of cached views; -1: --config.seed", check=number(-1, 2**31 - 1)
+    )
     test: str = setting("", "source for the final score; empty: none")
     text_column: str = setting(
         "text", "column that holds the text (or the image path in a list file: see image_column)"
@@ -105,16 +83,17 @@ class DataConfig:
 class TransferConfig:
     """What trains, and how far it may move."""
 
-    strategy: str = setting(
-        "full",
-        "which parameters train",
-        check=one_of(
-            "feature_extraction", "full", "last_k", "bitfit", "norms", "embeddings_frozen", "scratch", "custom"
-        ),
-    )
-    k: int = setting(2, "last_k: how many of the top layers train", check=number(1, 1000))
+    strategy: str = setting("full", "which parameters train", check=one_of(*STRATEGIES))
+    k: int = setting(2, "last_k: how many of the top layers train; gradual: how many more of them in each epoch",
+                     check=number(1, 1000))  # fmt: skip
+    stages: str = setting("", "surgical: the stages that train beside the head, joined by '|' (tljax show names them)")
+    head_epochs: int = setting(1, "lp_ft, fine_tune: epochs of the head alone, counted in --config.train.epochs",
+                               check=number(1, 100000))  # fmt: skip
     rules: tuple[tuple[str, str], ...] = setting((), "custom: (pattern over parameter paths, frozen | body | head)",
                                                  check=pairs)  # fmt: skip
+    looks: int = setting(4, "adaptive: how often in an epoch it is asked what has settled", check=number(1, 1000))
+    percentile: float = setting(50.0, "adaptive: settled is what changes its gradient norm less than so many in a "
+                                      "hundred stages", check=number(0, 100))  # fmt: skip
     layer_decay: float = setting(
         1.0, "learning-rate factor from each layer to the one below", check=number(0, 1, above=True)
     )
@@ -122,6 +101,21 @@ class TransferConfig:
     l2sp: float = setting(0.0, "rate of decay towards the pretrained weights, in place of weight decay on the body",
                           check=number(0, 1))  # fmt: skip
     beside: str = setting("", "strategies, joined by '|', trained on the same data for comparison, in workdir/beside/")
+
+
+@dataclasses.dataclass
+class AdapterConfig:
+    """Adapters: little that trains beside weights that stay (strategies lora … prompt)."""
+
+    rank: int = setting(8, "of lora, rslora, dora and pissa; width of a bottleneck", check=number(1, 65536))
+    alpha: float = setting(16.0, "lora and kin: the adapter counts alpha / rank times (rslora: by the root of rank)",
+                           check=number(0, 1e6, above=True))  # fmt: skip
+    targets: str = setting("", "ends of the paths of kernels that get one, regular expressions joined by '|', as "
+                               "query|value; empty: the family's usual ones")  # fmt: skip
+    layers: int = setting(0, "how many of the top layers get one; what is below stays as it is and is cached; 0: all",
+                          check=number(0, 1000))  # fmt: skip
+    tokens: int = setting(16, "prefix, prompt: how many", check=number(1, 4096))
+    factor: float = setting(10.0, "learning-rate factor of adapters", check=number(0, 1e4, above=True))
 
 
 @dataclasses.dataclass
@@ -140,6 +134,20 @@ class OptimConfig:
     class_weights: str = setting("none", "loss weights of classes; balanced: n / (classes * n_class)",
                                  check=one_of("none", "balanced"))  # fmt: skip
     accumulate: int = setting(1, "micro-batches in each step; batch_size is their sum", check=number(1, 4096))
+
+
+@dataclasses.dataclass
+class CacheConfig:
+    """The activations of the frozen stages, computed once and kept."""
+
+    mode: str = setting("auto", "where they are kept; auto: where it pays and there is room, on disk first",
+                        check=one_of("auto", "memory", "disk", "off"))  # fmt: skip
+    folder: str = setting("", "disk: where; empty: $TLJAX_CACHE, else ~/.cache/tljax; any number of runs may share one")
+    limit_gb: float = setting(20.0, "disk: what was not used for longest goes above that", "GB", number(0, above=True))
+    dtype: str = setting("same", "what they are stored in; same: the compute precision",
+                         check=one_of("same", "float32", "bfloat16"))  # fmt: skip
+    views: int = setting(0, "images with augmentation: train on this many augmented views of each, drawn once; 0: draw "
+                            "anew in every epoch, without a cache", check=number(0, 1000))  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -170,8 +178,10 @@ class Config:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
+    adapter: AdapterConfig = dataclasses.field(default_factory=AdapterConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
 
 
 def settings(config: Any, prefix: str = "config.") -> Iterator[tuple[str, dataclasses.Field, Any]]:
@@ -222,6 +232,10 @@ def _contradictions(c: Config) -> Iterator[str]:
         yield "--config.data.train: empty, expected the file or folder to train on"
     if (c.transfer.strategy == "custom") != bool(c.transfer.rules):
         yield "--config.transfer.rules: goes with --config.transfer.strategy=custom, and custom needs rules"
+    if (c.transfer.strategy == "surgical") != bool(c.transfer.stages):
+        yield "--config.transfer.stages: goes with --config.transfer.strategy=surgical, and surgical needs stages"
+    if c.transfer.strategy == "fine_tune" and c.transfer.layer_decay != 1:
+        yield "--config.transfer.layer_decay: found with strategy=fine_tune, which has rates of its own for the layers"
     if c.transfer.strategy == "scratch" and c.transfer.l2sp:
         yield "--config.transfer.l2sp: found with strategy=scratch, which has no pretrained weights to stay near"
     if c.train.batch_size % c.optim.accumulate:

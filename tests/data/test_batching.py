@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tljax.data.batching import Planned, buckets, collate, epoch_seed, permutation, plan, plan_evaluation
+from tljax.data.batching import Planned, buckets, collate, epoch_seed, permutation, plan, plan_evaluation, stack
 
 
 class Numbers:
@@ -175,3 +175,33 @@ def test_collate_without_labels() -> None:
 def test_collate_refuses_what_does_not_fit(indices: list[int]) -> None:
     with pytest.raises(ValueError, match="expected 1 to 2"):
         collate(Numbers(9), Planned(np.array(indices, np.int64), 1), 2)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("plans", [[[8, 0, 3]], [[8, 0, 3], [1, 2, 4]], [[8, 0, 3], [5]], [[7], [7], [7]]])
+def test_a_stack_is_what_collate_makes_of_each(plans: list[list[int]], labels: bool) -> None:
+    """The partial last batch of an epoch too, and the one that fills a stack up."""
+    planned = [Planned(np.array(indices), 2) for indices in plans]
+    found = stack(Numbers(9, labels), planned, 3)
+    for i, one in enumerate(planned):
+        want = collate(Numbers(9, labels), one, 3)
+        assert found["inputs"].keys() == want["inputs"].keys()
+        for name in ("x", "labels", "weights", "rows"):
+            have, expected = ({**made, **made["inputs"]}[name] for made in (found, want))
+            assert np.array_equal(have[i], expected)
+            assert have.dtype == expected.dtype
+    assert found["rows"].shape == (len(plans), 3)
+
+
+def test_a_stack_passes_the_seed_of_augmentation_on() -> None:
+    class Drawn(Numbers):
+        def gather(self, indices: np.ndarray, length: int, seed: int | None = None) -> dict[str, Any]:
+            return {"x": indices + (seed or 0)}
+
+    assert stack(Drawn(9), [Planned(np.array([1, 2]), 0)], 2, 100)["inputs"]["x"].tolist() == [[101, 102]]
+
+
+@pytest.mark.parametrize("indices", [[], [1, 2, 3]])
+def test_a_stack_refuses_what_does_not_fit(indices: list[int]) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 2"):
+        stack(Numbers(9), [Planned(np.array([1]), 1), Planned(np.array(indices, np.int64), 1)], 2)

@@ -1,17 +1,16 @@
 """report.html: one file that shows everything, fetches nothing, and cannot be made to run anything."""
 
 import dataclasses
-import html.parser
 import os
 import re
 
 import numpy as np
 import pytest
+from pages import EVIL, read
 
 from tljax.errors import WriteError
 from tljax.evaluate import metrics, page, report
 
-EVIL = "<script>alert(1)</script>'\"&<img src=x onerror=alert(2)>\x00\ud800\u202e"
 NAMES = ["billing", EVIL, "c"]
 LABELS = np.array([0, 1, 0, 1], np.int32)
 PROBS = np.array([[0.9, 0.1, 0], [0.95, 0.05, 0], [0.4, 0.6, 0], [0.1, 0.9, 0]], np.float32)
@@ -28,37 +27,6 @@ def example(**changes) -> report.Report:
         config={EVIL: {"path": EVIL}}, versions={EVIL: EVIL}, warnings=[f"warning {EVIL}"],
     )  # fmt: skip
     return dataclasses.replace(whole, **changes)
-
-
-class Reader(html.parser.HTMLParser):
-    """Collects the elements, checks that they nest."""
-
-    VOID = ("meta", "img", "br")
-
-    def __init__(self):
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.shown = ""
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.shown += data
-
-
-def read(document: str) -> Reader:
-    reader = Reader()
-    reader.feed(document)
-    reader.close()
-    assert reader.open == []
-    return reader
 
 
 def test_no_text_becomes_markup():

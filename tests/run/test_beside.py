@@ -14,7 +14,7 @@ from tljax.run.train import Result
 
 def result(strategy: str, accuracy: float, n: int = 1000, split: str = "test") -> Result:
     scores = Scores(accuracy, accuracy, 0.5, (), np.zeros((2, 2), np.int64), n)
-    return Result(strategy, scores, split, Path("w/model"), 19.0, 12.4, 2.4)
+    return Result(strategy, scores, split, Path("w/model"), 19.0, 12.4, 2.4, None, 0, None)
 
 
 SCRATCH, FULL, LAST = "scratch", "full, layer_decay = 0.8", "last_k, k = 2"

@@ -203,7 +203,7 @@ def test_export_stablehlo_computes_the_same_for_any_batch(request, tmp_path, kin
 def test_exports_that_are_refused(text_run, tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "file").write_text("x")
-    attempts = [("out", "onnx", ConfigError, "'onnx'; expected one of hf, flax_msgpack, stablehlo"),
+    attempts = [("out", "onnx", ConfigError, "'onnx'; expected one of hf, flax_msgpack, peft, stablehlo"),
                 ("there", "hf", ConfigError, "exists; expected a new folder"),
                 ("file/out", "hf", WriteError, "cannot be written")]  # fmt: skip
     for name, format, kind, words in attempts:

@@ -30,12 +30,13 @@ class World:
       scores: of each evaluation in turn, of the best metric.
       bad: steps whose loss is NaN.
       stop_at: the event after which a signal has come.
+      stretch: how many batches come as one stack.
     """
 
-    def __init__(self, scores=(), bad=(), stop_at=None, steps_per_epoch=3, metric="accuracy"):
+    def __init__(self, scores=(), bad=(), stop_at=None, steps_per_epoch=3, metric="accuracy", stretch=1):
         self.events: list[tuple[Any, ...]] = []
         self.scores, self.bad, self.stop_at, self.metric = iter(scores), set(bad), stop_at, metric
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch, self.stretch = steps_per_epoch, stretch
         self.lines: list[dict[str, Any]] = []
         self.saved: list[tuple[int, dict[str, Any], int | None]] = []
         self.shown: list[str] = []
@@ -43,20 +44,30 @@ class World:
         self.open = 0
 
     # the feed
-    def batches(self, epoch, start):
+    def batches(self, epoch, start, looks):
         self.events.append(("feed", epoch, start))
 
         def made():
             self.open += 1
             try:
-                for i in range(start, self.steps_per_epoch):
-                    rows = np.arange(ROWS) + 100 * epoch + 10 * i
-                    rows[ROWS - 1] = -1  # padding
-                    yield {"inputs": {"x": np.full(2, i, np.float32)}, "rows": rows}
+                i = start
+                while i < self.steps_per_epoch:
+                    steps = min(self.stretch, looks(i), self.steps_per_epoch - i)
+                    assert steps >= 1
+                    own = [self._batch(epoch, min(i + n, i + steps - 1)) for n in range(self.stretch)]
+                    stack = {"inputs": {"x": np.stack([x for x, _ in own])}, "steps": np.int32(steps),
+                             "rows": np.stack([rows for _, rows in own[:steps]])}  # fmt: skip
+                    yield stack if self.stretch > 1 else {"inputs": {"x": own[0][0]}, "rows": own[0][1]}
+                    i += steps
             finally:
                 self.open -= 1
 
         return made()
+
+    def _batch(self, epoch, i):
+        rows = np.arange(ROWS) + 100 * epoch + 10 * i
+        rows[ROWS - 1] = -1  # padding
+        return np.full(2, i, np.float32), rows
 
     def describe(self, rows):
         return ", ".join(f"row {row}" for row in rows)
@@ -64,6 +75,8 @@ class World:
     # the step
     def step(self, state, batch):
         assert "rows" not in batch  # they stay on the host
+        if "steps" in batch:
+            return self._stretch(state, batch)
         done = int(state.step) + 1
         self.events.append(("step", done, float(batch["inputs"]["x"][0])))
         bad = done in self.bad
@@ -71,6 +84,16 @@ class World:
                    "grad_norm": jnp.float32(done / 2), "learning_rate": jnp.float32(0.25), "finite": jnp.bool_(not bad),
                    "first_bad": jnp.int32(1 if bad else 0)}  # fmt: skip
         return state_at(done), metrics
+
+    def _stretch(self, state, stack):
+        """Metrics as of that many steps, with what is not one in the places after them."""
+        found = []
+        for i in range(int(stack["steps"])):
+            state, metrics = self.step(state, {"inputs": {"x": stack["inputs"]["x"][i]}})
+            found.append(metrics)
+        blank = dict.fromkeys(found[0], 0)
+        found += [blank] * (self.stretch - len(found))
+        return state, {name: jnp.stack([jnp.asarray(m[name], found[0][name].dtype) for m in found]) for name in blank}
 
     # the rest
     def evaluate(self, state):
@@ -95,11 +118,12 @@ class World:
     def stopping(self):
         return self.stop_at is not None and self.stop_at in self.events
 
-    def fit(self, start=0, progress=None, **settings):
+    def fit(self, start=0, progress=None, until=0, **settings):
         chosen = TrainConfig(**{"epochs": 2, "log_every_steps": 100, "save_every_steps": 100, **settings},
                              best_metric=self.metric)  # fmt: skip
+        until = until or chosen.epochs * self.steps_per_epoch
         return loop.fit(state_at(start), self.step, self, self.evaluate, self, chosen, progress or loop.Progress(),
-                        log=self.log, bar=self, stopping=self.stopping)  # fmt: skip
+                        until, log=self.log, bar=self, stopping=self.stopping)  # fmt: skip
 
     def order(self, *kinds):
         return [event for event in self.events if not kinds or event[0] in kinds]
@@ -292,3 +316,57 @@ def test_progress_counts_from_the_first_of_equal_scores():
     for step, score in enumerate([0.5, 0.5, 0.5]):
         done.add({"accuracy": score}, step, "accuracy")
     assert (done.best_step, done.epochs_since_best("accuracy")) == (0, 2)
+
+
+@pytest.mark.parametrize(("until", "evaluations"), [(2, 0), (3, 1), (4, 1), (7, 2)])
+def test_a_phase_ends_where_it_is_told(until, evaluations):
+    """Within an epoch too; the next phase goes on at the same batch and evaluates nothing twice."""
+    world = World(scores=[0.1, 0.2, 0.3])
+    now, done = world.fit(epochs=3, until=until)
+    assert int(now.step) == until
+    assert len(done.history) == evaluations
+    world.fit(start=until, progress=done, epochs=3)
+    steps = [event for event in world.events if event[0] == "step"]
+    assert len(steps) == 9
+    assert len([event for event in world.events if event[0] == "evaluate"]) == 3
+
+
+@pytest.mark.parametrize("stretch", [2, 3, 64])
+@pytest.mark.parametrize(("settings", "steps_per_epoch"), [
+    ({}, 7), ({"log_every_steps": 3}, 7), ({"save_every_steps": 2}, 7),
+    ({"log_every_steps": 2, "save_every_steps": 5}, 9), ({"log_every_steps": 1}, 4), ({"until": 10}, 7),
+    ({"until": 3, "log_every_steps": 2}, 7),
+])  # fmt: skip
+def test_stacks_of_batches_change_nothing_but_how_often_the_device_is_called(stretch, settings, steps_per_epoch):
+    plain, stacked = (World(scores=[0.5, 0.7, 0.6], steps_per_epoch=steps_per_epoch, stretch=s) for s in (1, stretch))
+    outcomes = [world.fit(epochs=3, **settings)[1] for world in (plain, stacked)]
+    assert outcomes[0] == outcomes[1]
+    assert stacked.events == plain.events
+    assert (stacked.saved, stacked.examples, stacked.shown) == (plain.saved, plain.examples, plain.shown)
+    for line in (*plain.lines, *stacked.lines):
+        line.pop("examples_per_s", None)
+    assert stacked.lines == plain.lines
+    assert stacked.open == 0
+
+
+@pytest.mark.parametrize("bad", range(1, 13))
+def test_nan_in_a_stack_is_reported_with_its_own_step_and_rows(bad):
+    world = World(bad={bad}, steps_per_epoch=6, stretch=4)
+    with pytest.raises(DivergedError) as caught:
+        world.fit(save_every_steps=5)
+    epoch, i = divmod(bad - 1, 6)
+    first = 100 * epoch + 10 * i
+    assert caught.value.where == f"step {bad}"
+    assert caught.value.details == (f"examples: row {first}, row {first + 1}, row {first + 2}",)
+    assert all(step < bad for step, _, _ in world.saved)
+
+
+@pytest.mark.parametrize("after", [("step", 1, 0.0), ("step", 3, 2.0), ("step", 6, 5.0), ("log", "train", 5)])
+def test_a_signal_ends_the_stretch_and_saves(after):
+    world = World(stop_at=after, steps_per_epoch=9, stretch=4)
+    with pytest.raises(StoppedError):
+        world.fit(log_every_steps=5)
+    last = world.order("step")[-1][1]
+    assert world.saved[-1][0] == last
+    assert last - after[-1] <= 4
+    assert [r["step"] for r in world.lines if r["kind"] == "train"][-1] == last

@@ -11,6 +11,7 @@ import pytest
 from tljax.config import OptimConfig
 from tljax.train import optim
 from tljax.transfer.freeze import FreezePlan
+from tljax.transfer.phases import OneCycle, Phase
 
 PEAK, STEPS = 0.5, 100
 SCHEDULES = [
@@ -179,3 +180,111 @@ def test_moments_bytes(name, trees):
     moments = optim.make(OptimConfig(name=name), PLAN, 10).init(tree())
     counts = 4 if name == "sgd" else 8  # the schedule's step, and the rule's own
     assert optim.moments_bytes(moments) == trees * 4 * (4 + 12 + 2 + 8) + counts
+
+
+CYCLES = [OneCycle(0.99, 25.0), OneCycle(0.3, 5.0, 0.5), OneCycle(0.25, 10.0, 2.0)]
+
+
+def cycle(c, step, steps):
+    """fastai's `combined_cos(pct, lr / div, lr, lr / 1e5)` at a step of so many."""
+    peak, top = c.factor * PEAK, int(c.rising * steps)
+    low, high, part = (peak / c.start, peak, step / top) if step < top else (peak / 1e5, peak, None)
+    part = (steps - step) / (steps - top) if part is None else part
+    return low + (high - low) * (1 - math.cos(math.pi * part)) / 2
+
+
+@pytest.mark.parametrize("steps", [7, 100, 1000])
+@pytest.mark.parametrize("of", CYCLES)
+def test_a_cycle_is_fastais(of, steps):
+    config, first = OptimConfig(learning_rate=PEAK, schedule="linear"), 40
+    rate = optim.schedule_of(config, Phase(PLAN, 1, of), first, steps, 9999)
+    looked = [*range(0, steps, max(steps // 10, 1)), int(of.rising * steps), steps]
+    found = [float(rate(first + step)) for step in looked]
+    assert found == pytest.approx([cycle(of, step, steps) for step in looked], rel=1e-4, abs=2e-7)  # float32
+    assert max(found) == pytest.approx(of.factor * PEAK)
+    assert found[-1] == pytest.approx(of.factor * PEAK / 1e5, abs=2e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("of", CYCLES)
+def test_the_shortest_cycles_are_finite(of, steps):
+    rate = optim.schedule_of(OptimConfig(learning_rate=PEAK), Phase(PLAN, 1, of), 5, steps, 8)
+    assert all(0.0 < float(rate(5 + step)) <= of.factor * PEAK * (1 + 1e-6) for step in range(steps))
+
+
+@pytest.mark.parametrize(("name", "warmup"), [(n, w) for n in ("linear", "cosine", "constant") for w in (0.0, 0.1)])
+def test_own_schedules_restart_and_whole_ones_go_on(name, warmup):
+    config = OptimConfig(learning_rate=PEAK, schedule=name, warmup_fraction=warmup)
+    whole, own = (optim.schedule_of(config, Phase(PLAN, 1, rate), 40, 60, STEPS) for rate in ("whole", "own"))
+    run, alone = optim.schedule(config, STEPS), optim.schedule(config, 60)
+    for step in (40, 41, 70, 99):
+        assert float(whole(step)) == float(run(step))
+        assert float(own(step)) == float(alone(step - 40))
+
+
+def moments(rule, params, steps, held=None):
+    """The state of a rule after so many steps with gradients of ones."""
+    held = rule.init(params) if held is None else held
+    for _ in range(steps):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, held = rule.update(jax.tree.map(jnp.ones_like, params), held, params)
+    return updates, held
+
+
+HEADS = {path: leaf for path, leaf in tree().items() if path.startswith("classifier")}
+SINCE = [dict.fromkeys(HEADS, 0), {path: 0 if path in HEADS else 1 for path in tree()}]
+PHASED = OptimConfig(**{**PLAIN, "weight_decay": 0.0})
+
+
+def phased(name, l2sp=0.0):
+    """A rule's states: of the head after 30 steps, and of all in the phase after."""
+    rules = [optim.make(OptimConfig(name=name, **PLAIN), PLAN, lambda count: 0.1, l2sp, since) for since in SINCE]
+    _, before = moments(rules[0], HEADS, 30)
+    return rules[1], before, optim.carried(before, rules[1].init(tree()))
+
+
+def leaves(held, path):
+    """The arrays of a path in an optimizer's state, by what stands around it."""
+    found = {jax.tree_util.keystr(at): leaf for at, leaf in jax.tree_util.tree_leaves_with_path(held)}
+    return {at: np.asarray(leaf) for at, leaf in found.items() if f"'{path}'" in at}
+
+
+@pytest.mark.parametrize("name", list(optim.RULES))
+def test_moments_of_what_goes_on_are_carried_over_and_those_of_what_is_new_are_fresh(name):
+    rule, before, after = phased(name)
+    fresh = rule.init(tree())
+    for path in tree():
+        want, found = leaves(before if path in HEADS else fresh, path), leaves(after, path)
+        assert found.keys() == want.keys()
+        assert all(np.array_equal(found[at], want[at]) for at in want), path
+    held = [leaf for path in HEADS for leaf in leaves(before, path).values()]
+    assert not held or any(leaf.any() for leaf in held)
+    assert int(after[-1].count) == 30  # of the run's schedule
+
+
+def test_what_newly_trains_counts_its_own_steps():
+    """With the count of the head, 31, the bias correction would leave its first step 2.5 times too long."""
+    rule, _, after = phased("adamw")
+    first, _ = moments(rule, tree(), 1, after)
+    close(first, {path: np.full(w.shape, -0.1) for path, w in tree().items()}, rtol=0.05)  # weight decay of 0.01
+
+
+def test_a_run_of_one_phase_has_one_count():
+    counts = [leaf for leaf in jax.tree.leaves(optim.make(PHASED, PLAN, 10).init(tree())) if leaf.ndim == 0]
+    assert len(counts) == 2  # of the moments, and of the schedule
+
+
+def test_the_anchor_of_what_goes_on_stays_where_the_run_began():
+    rules = [optim.make(PHASED, PLAN, 10, 0.5, since) for since in SINCE]
+    began = {path: leaf + 5.0 for path, leaf in HEADS.items()}
+    later = optim.carried(rules[0].init(began), rules[1].init(tree()))
+    anchor = later[2].anchor
+    assert all(not anchor[path].any() for path in HEADS)  # the head's is zero
+    assert all(np.array_equal(anchor[path], tree()[path]) for path in tree() if path not in HEADS)
+
+
+def test_what_has_another_shape_is_not_carried_over():
+    rule = optim.make(PHASED, PLAN, 10)
+    _, before = moments(rule, {"classifier/bias": jnp.ones(3)}, 2)
+    after = optim.carried(before, rule.init({"classifier/bias": jnp.ones(2)}))
+    assert all(not leaf.any() for leaf in leaves(after, "classifier/bias").values())

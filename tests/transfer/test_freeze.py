@@ -10,6 +10,7 @@ import pytest
 from cases import CONFIGS
 
 from tljax import models, trees
+from tljax.config import TransferConfig
 from tljax.errors import ConfigError
 from tljax.transfer import freeze
 
@@ -79,7 +80,7 @@ def test_k_is_read_by_last_k_alone(k):
 
 
 def test_an_unknown_strategy_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=f"'half'.*one of {', '.join(freeze.STRATEGIES)} or custom"):
+    with pytest.raises(ConfigError, match=f"'half'.*one of {', '.join(freeze.STRATEGIES)}, surgical or custom"):
         freeze.plan(FAMILIES["bert"], "half")
 
 
@@ -248,3 +249,50 @@ def test_split_keeps_the_arrays_themselves():
     trainable, frozen = freeze.split(params, plan)
     assert trainable["classifier/kernel"] is params["classifier"]["kernel"]
     assert frozen["bert/x"] is params["bert"]["x"]
+
+
+SURGICAL = [
+    # stages -> patterns of what trains beside the head; the lowest of them
+    ("bert", "layer_1", [r"bert/encoder/layer/1/.*"], "layer_1"),
+    ("bert", "layer_0|layer_2", [r"bert/encoder/layer/[02]/.*"], "layer_0"),
+    ("bert", " layer_2 | pooler |", [r"bert/encoder/layer/2/.*", "bert/pooler/.*"], "layer_2"),
+    ("bert", "embeddings", ["bert/embeddings/.*"], "embeddings"),
+    ("bert", "head", [], "head"),
+    ("vit", "layer_0", [r"vit/encoder/layer/0/.*"], "layer_0"),
+    ("vit", "embeddings|layer_1", [r"vit/embeddings/.*", r"vit/encoder/layer/1/.*"], "embeddings"),
+]
+
+
+@pytest.mark.parametrize(("family", "stages", "patterns", "lowest"), SURGICAL)
+def test_surgical_trains_the_stages_that_are_named_and_the_head(family, stages, patterns, lowest):
+    network = FAMILIES[family]
+    plan = freeze.of(network, TransferConfig(strategy="surgical", stages=stages, head_factor=3.0))
+    expected = {path for path in SHAPES[family] if any(re.fullmatch(p, path) for p in [*patterns, HEAD])}
+    assert {path for path in SHAPES[family] if plan.trains(path)} == expected
+    assert all(any(re.fullmatch(p, path) for path in SHAPES[family]) for p in patterns)
+    assert network.stage_names[plan.lowest] == lowest
+    assert plan.factors == {"head": 3.0, **({"body": 1.0} if patterns else {})}
+
+
+def test_surgical_layers_keep_their_place_in_the_decay():
+    plan = freeze.plan(FAMILIES["bert"], "surgical", stages=["layer_0", "layer_2"], layer_decay=0.5)
+    assert plan.factors == {"head": 1.0, "layer_0": 0.125, "layer_2": 0.5}
+
+
+def test_surgical_moves_the_statistics_of_its_stages_alone():
+    network = models.build({"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic",
+                            "embedding_size": 8, "image_size": 16}, num_labels=2)  # fmt: skip
+    plan = freeze.plan(network, "surgical", stages=[network.stage_names[-3]])
+    moving = {network.stage_of(path) for path in plan.labels if plan.moves(path)}
+    assert moving == {network.stage_names[-3]}
+
+
+@pytest.mark.parametrize(
+    ("stages", "found"), [("layer_7", "no stage 'layer_7'"), ("layer_1,layer_2", "no stage 'layer_1,")]
+)
+def test_surgical_refuses_a_stage_that_is_not_there(stages, found):
+    with pytest.raises(ConfigError) as caught:
+        freeze.of(FAMILIES["bert"], TransferConfig(strategy="surgical", stages=stages))
+    assert caught.value.where == "--config.transfer.stages"
+    assert found in caught.value.found
+    assert "embeddings, layer_0, layer_1, layer_2, pooler, head" in caught.value.expected

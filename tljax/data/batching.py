@@ -23,7 +23,8 @@ class Planned(NamedTuple):
 class Examples(Protocol):
     """What batches are made of."""
 
-    labels: np.ndarray | None
+    @property
+    def labels(self) -> np.ndarray | None: ...
 
     def __len__(self) -> int: ...
 
@@ -153,17 +154,33 @@ def collate(examples: Examples, planned: Planned, batch_size: int, seed: int | N
       and 0 on padding, "rows": int32 (B,) example index, -1 on padding}.
     """
     real = len(planned.indices)
+    rows, valid = _filled(planned, batch_size)
+    inputs = examples.gather(planned.indices, planned.length, seed)
+    if real < batch_size:
+        fill = np.r_[:real, [0] * (batch_size - real)]
+        inputs = {name: x[fill] for name, x in inputs.items()}
+    return {"inputs": inputs, **_targets(examples, rows, valid)}
+
+
+def stack(examples: Examples, plans: Sequence[Planned], batch_size: int, seed: int | None = None) -> dict[str, Any]:
+    """The arrays of several batches of one length, each as `collate` makes it, with an axis for the batches before."""
+    rows, valid = (np.stack(parts) for parts in zip(*(_filled(plan, batch_size) for plan in plans), strict=True))
+    inputs = examples.gather(rows.reshape(-1), plans[0].length, seed)
+    return {"inputs": {name: x.reshape(*rows.shape, *x.shape[1:]) for name, x in inputs.items()},
+            **_targets(examples, rows, valid)}  # fmt: skip
+
+
+def _filled(planned: Planned, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The examples in the rows of a batch, the first of them in those that pad; and which do not pad."""
+    real = len(planned.indices)
     if not 1 <= real <= batch_size:
         raise ValueError(f"a batch of {real} examples, expected 1 to {batch_size}")
-    fill = (
-        np.minimum(np.arange(batch_size), real - 1) if real == batch_size else np.r_[:real, [0] * (batch_size - real)]
-    )
-    inputs = examples.gather(planned.indices, planned.length, seed)
-    labels = np.zeros(real, np.int32) if examples.labels is None else examples.labels[planned.indices]
-    valid = np.arange(batch_size) < real
-    return {
-        "inputs": inputs if real == batch_size else {name: x[fill] for name, x in inputs.items()},
-        "labels": labels[fill].astype(np.int32),
-        "weights": valid.astype(np.float32),
-        "rows": np.where(valid, planned.indices[fill], -1).astype(np.int32),
-    }
+    rows = np.full(batch_size, planned.indices[0])
+    rows[:real] = planned.indices
+    return rows, np.arange(batch_size) < real
+
+
+def _targets(examples: Examples, rows: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
+    labels = np.zeros(rows.shape, np.int32) if examples.labels is None else examples.labels[rows]
+    return {"labels": labels.astype(np.int32), "weights": valid.astype(np.float32),
+            "rows": np.where(valid, rows, -1).astype(np.int32)}  # fmt: skip

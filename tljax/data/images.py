@@ -5,9 +5,11 @@ Shapes: B batch, H = W side in pixels, 3 channels RGB.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import PIL
 
 from tljax.data import pixels
 from tljax.data.preprocess import Preprocess, generator
@@ -84,6 +86,12 @@ class ImageExamples:
             self._kept[i] = True
         return square
 
+    def content(self) -> str:
+        """SHA-256 over all that a network sees: the images' own bytes and what is done to them. Reads every image."""
+        with ThreadPoolExecutor() as pool:
+            marks = list(pool.map(_content, self.refs))
+        return hashlib.sha256(f"{self.preprocess!r} {PIL.__version__}".encode() + b"".join(marks)).hexdigest()
+
     def digest(self) -> str:
         """SHA-256 over the images' names and sizes (in a zip: checksums), labels and preprocessing; equal on
         machines where the data lies in different places, and it reads no image file."""
@@ -92,6 +100,16 @@ class ImageExamples:
             mark.update(ref.store.stamp(ref.key).encode("utf-8", "surrogateescape") + b"\n")
         mark.update(b"" if self.labels is None else self.labels.tobytes())
         return mark.hexdigest()
+
+
+def _content(ref: ImageRef) -> bytes:
+    """SHA-256 of an image as it is stored; of one that cannot be read, none: who decodes it says so."""
+    try:
+        found = ref.read()
+    except OSError:
+        return b"unreadable"
+    shape = repr(found.shape).encode() if isinstance(found, np.ndarray) else b""
+    return hashlib.sha256(shape + bytes(found)).digest()
 
 
 def normalise(x: Any, mean: Sequence[float], std: Sequence[float]) -> Any:

@@ -230,6 +230,12 @@ class TextExamples:
         ids = np.where(mask, self.ragged.ids[at], np.int32(self.pad_id))
         return {"input_ids": ids, "attention_mask": mask.astype(np.int32), "token_type_ids": np.zeros_like(ids)}
 
+    def content(self) -> str:
+        """SHA-256 over all that a network sees: ids, offsets and the padding."""
+        mark = hashlib.sha256(self.ragged.offsets.tobytes() + self.ragged.ids.tobytes())
+        mark.update(str(self.pad_id).encode())
+        return mark.hexdigest()
+
     def digest(self) -> str:
         """SHA-256 over ids, offsets and labels."""
         mark = hashlib.sha256(self.ragged.offsets.tobytes() + self.ragged.ids.tobytes())

@@ -58,7 +58,7 @@ def confusion(scores: Scores) -> bytes:
 
     k = len(which)
     inches = 0.17 * k + 0.11 * max(map(len, names)) if k > MOST_NUMBERED else 0.36 * k + 0.11 * max(map(len, names))
-    figure, axes = _figure(max(4.6, inches + 1.6), max(3.8, inches))
+    figure, axes = new_figure(max(4.6, inches + 1.6), max(3.8, inches))
     axes.set_facecolor("#d8d8d8")
     image = axes.pcolormesh(share_KK, cmap="Blues", norm=colors.PowerNorm(0.5, 0, 1),
                             edgecolors="#e6e6e6", linewidth=0.4)  # fmt: skip
@@ -80,7 +80,7 @@ def confusion(scores: Scores) -> bytes:
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.03, ticks=[0, 0.05, 0.2, 0.5, 1])
     bar.set_label("share of the true class", fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -146,10 +146,10 @@ def learning_curve(history: Sequence[Mapping[str, Any]], score: str = "accuracy"
         axes.set_xlabel("optimizer step")
         axes.grid(color="#e0e0e0", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    return _png(panels[0])
+    return png(panels[0])
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
     """One pair of axes of its own: no pyplot, so no state that other code shares, and no window."""
     from matplotlib.figure import Figure
 
@@ -164,7 +164,7 @@ def _panels(count: int) -> tuple[Any, list[Any]]:
     return figure, [figure.add_subplot(1, count, i + 1) for i in range(count)]
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with warnings.catch_warnings():

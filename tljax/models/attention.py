@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from tljax.models import kernels
 from tljax.models.layers import Dropout, Projection, affine
+from tljax.models.prefix import Prefix, extended
 
 CUDNN = (jnp.bfloat16, jnp.float16)  # what cuDNN's attention computes in
 
@@ -17,7 +19,8 @@ def attend(q_BNTH: jax.Array, k_BMTH: jax.Array, v_BMTH: jax.Array, *, visible: 
     """What each token takes from those it sees, (B, T, N * H); to be called within a module, whose dropout it makes.
 
     Heads come first, so that the products over (T, H) read rows that lie together: on CPUs 12 % off a ViT-Ti's step
-    against (B, T, N, H). On GPUs the work is cuDNN's where it can do it.
+    against (B, T, N, H). On GPUs the work is cuDNN's where it can do it. Where the module has a prefix (prefix.py),
+    every token sees that too.
 
     Args:
       visible: bool, broadcastable to (B, N, T, T): which token (third axis) sees which (fourth).
@@ -27,6 +30,9 @@ def attend(q_BNTH: jax.Array, k_BMTH: jax.Array, v_BMTH: jax.Array, *, visible: 
     """
     B, N, T, H = q_BNTH.shape
     scale = 1 / math.sqrt(H) if scale is None else scale
+    k_BMTH, v_BMTH = Prefix(name="prefix")(k_BMTH, v_BMTH)
+    prefix = k_BMTH.shape[2] - T
+    visible, bias = extended(visible, T, prefix, True), extended(bias, T, prefix, 0.0)
     dropping = train and dropout > 0
     if not dropping and q_BNTH.dtype in CUDNN and H % 8 == 0 and H <= 128 and jax.default_backend() == "gpu":
         q, k, v = (x.swapaxes(1, 2) for x in (q_BNTH, k_BMTH, v_BMTH))
@@ -81,7 +87,7 @@ class SelfAttention(nn.Module):
     def __call__(self, x_BTD: jax.Array, mask_BT: jax.Array | None, train: bool) -> jax.Array:
         B, T, D = x_BTD.shape
         parts = [Projection(D, D, self.init_std, self.use_bias, name=name)() for name in self.names]
-        kernel = jnp.concatenate([kernel for kernel, _ in parts], axis=-1)
+        kernel = kernels.beside([kernel for kernel, _ in parts])
         bias = jnp.concatenate([bias for _, bias in parts]) if self.use_bias else None
         q, k, v = affine(x_BTD, kernel, bias).reshape(B, T, 3, self.heads, D // self.heads).transpose(2, 0, 3, 1, 4)
         return attend(q, k, v, visible=real(mask_BT), dropout=self.dropout, train=train)

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from tljax.models import kernels
 from tljax.models.backbone import Activations
-from tljax.models.layers import last
+from tljax.models.kernels import last
+from tljax.models.layers import kernel_of
 
 SHIFTED = 3  # the largest kernel that `shifted` computes: each of its places takes time to compile
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
@@ -33,7 +35,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), shape).astype(x.dtype)
+        kernel = kernel_of(self, self.init_std, shape)
         half, wide = self.size // 2 * self.dilation, (self.size - 1) * self.dilation + 1
         padding: Any = self.padding or ((half, half), (half, half))
         if isinstance(padding, str):
@@ -43,14 +45,12 @@ class Conv(nn.Module):
             rhs_dilation=(self.dilation, self.dilation), dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )  # fmt: skip
+        product: kernels.Product = grouped
         if self.groups == x.shape[-1] == self.features and 1 < self.size <= SHIFTED:
             shifts = functools.partial(shifted, stride=self.stride, dilation=self.dilation, padding=padding)
-            out = jax.lax.platform_dependent(x, kernel, cpu=shifts, default=grouped)
-        else:
-            out = grouped(x, kernel)
-        if not self.use_bias:
-            return out
-        return out + last(self.param("bias", nn.initializers.zeros_init(), (self.features,)), out)
+            product = functools.partial(jax.lax.platform_dependent, cpu=shifts, default=grouped)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)) if self.use_bias else None
+        return kernels.apply(x, kernel, bias, product)
 
 
 def shifted(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Any) -> jax.Array:

@@ -193,7 +193,7 @@ class Head(nn.Module):
     def __call__(self, x: Activations, train: bool) -> Activations:
         inner = Dropout(self.dropout)(Pooler(self.config, name="pooler")(x["pooled"], train), train)
         logits = Logits(self.num_labels, self.config["initializer_range"], name="classifier")(inner)
-        return {"logits": logits, "last_hidden_state": x["last_hidden_state"]}
+        return {**x, "logits": logits}
 
 
 DEFAULTS = {

@@ -59,7 +59,7 @@ class ClassifierHead(Logits):
     @nn.compact
     def __call__(self, x: Activations, train: bool) -> Activations:  # type: ignore[override]
         pooled_BD = Dropout(self.dropout)(x["pooled"], train)
-        return {"logits": Logits.__call__(self, pooled_BD), "last_hidden_state": x["last_hidden_state"]}
+        return {**x, "logits": Logits.__call__(self, pooled_BD)}
 
 
 class TwoLayerHead(nn.Module):
@@ -77,7 +77,7 @@ class TwoLayerHead(nn.Module):
         inner = Dense(pooled_BD.shape[-1], self.init_std, name=self.names[0])(pooled_BD)
         inner = Dropout(self.dropouts[1])(ACTIVATIONS[self.activation](inner), train)
         logits = Logits(self.num_labels, self.init_std, name=self.names[1])(inner)
-        return {"logits": logits, "last_hidden_state": x["last_hidden_state"]}
+        return {**x, "logits": logits}
 
 
 class TiedLanguageHead(nn.Module):

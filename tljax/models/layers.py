@@ -1,7 +1,9 @@
 """Blocks that several families share. N examples or tokens, D and F widths."""
 
+import functools
 import hashlib
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +13,12 @@ import numpy as np
 from flax import linen as nn
 from flax.core.scope import LazyRng
 
+from tljax.models import kernels, remat
+from tljax.models.kernels import last
 from tljax.models.rows import Rows
 
 
+@remat.elementwise
 def gelu(x: jax.Array) -> jax.Array:
     """x * Phi(x), exact (Hendrycks & Gimpel 2016); by erf: erfc, as flax has it, takes twice as long on CPUs."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * np.asarray(math.sqrt(0.5), x.dtype)))
@@ -31,9 +36,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def last(vector_D: jax.Array, x: jax.Array) -> jax.Array:
-    """A vector along the last axis of `x`, in its dtype: nothing here is broadcast in silence."""
-    return vector_D.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1)
+def kernel_of(module: nn.Module, init_std: float, shape: tuple[int, ...]) -> Any:
+    """A module's parameter "kernel", or the structured kernel that stands in its place."""
+    if module.has_variable("params", "kernel"):  # read without `param`, which would ask for an array of that shape
+        kernel = module.get_variable("params", "kernel")
+        if isinstance(kernel, kernels.STRUCTURED):
+            return kernel
+    return module.param("kernel", nn.initializers.normal(init_std), shape)
 
 
 class Dense(nn.Module):
@@ -49,17 +58,15 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x_D: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (x_D.shape[-1], self.features))
+        kernel = kernel_of(self, self.init_std, (x_D.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)) if self.use_bias else None
         return affine(x_D, kernel, bias)
 
 
-def affine(x_D: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None) -> jax.Array:
-    """x (..., D) -> (..., F) as one flat product, in the dtype of `x`."""
-    out_NF = x_D.reshape(-1, x_D.shape[-1]) @ kernel_DF.astype(x_D.dtype)
-    if bias_F is not None:
-        out_NF = out_NF + bias_F.astype(x_D.dtype)[None, :]
-    return out_NF.reshape(*x_D.shape[:-1], kernel_DF.shape[-1])
+def affine(x_D: jax.Array, kernel_DF: kernels.Kernel, bias_F: jax.Array | None) -> jax.Array:
+    """x (..., D) -> (..., F) as one flat product, in the dtype of `x`; the kernel may be a structured one."""
+    out_NF = kernels.apply(x_D.reshape(-1, x_D.shape[-1]), kernel_DF, bias_F, operator.matmul)
+    return out_NF.reshape(*x_D.shape[:-1], out_NF.shape[-1])
 
 
 class LayerNorm(nn.Module):
@@ -72,13 +79,21 @@ class LayerNorm(nn.Module):
     def __call__(self, x_D: jax.Array) -> jax.Array:
         width = (x_D.shape[-1],)
         scale = self.param("scale", nn.initializers.ones_init(), width)
+        bias = [self.param("bias", nn.initializers.zeros_init(), width)] if self.use_bias else []
+        return _normalised(self.epsilon)(x_D, scale, *bias)
+
+
+@functools.cache
+def _normalised(epsilon: float) -> Callable[..., jax.Array]:
+    @remat.elementwise
+    def normalised(x_D: jax.Array, scale_D: jax.Array, *bias_D: jax.Array) -> jax.Array:
         x = x_D.astype(jnp.float32)
         centred = x - x.mean(-1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
-        normed = centred * inverse * last(scale, x)
-        if self.use_bias:
-            normed += last(self.param("bias", nn.initializers.zeros_init(), width), x)
-        return normed.astype(x_D.dtype)
+        inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+        normed = centred * inverse * last(scale_D, x)
+        return sum((last(bias, x) for bias in bias_D), normed).astype(x_D.dtype)
+
+    return normalised
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...], salt: str = "") -> jax.Array:
@@ -170,8 +185,8 @@ class Projection(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array | None]:
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (self.inputs, self.features))
+    def __call__(self) -> tuple[kernels.Kernel, jax.Array | None]:
+        kernel = kernel_of(self, self.init_std, (self.inputs, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)) if self.use_bias else None
         return kernel, bias
 

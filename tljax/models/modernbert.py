@@ -120,7 +120,7 @@ class Head(nn.Module):
         c = self.config
         inner = Dropout(c["classifier_dropout"])(PredictionHead(c, name="head")(x["pooled"]), train)
         logits = Logits(self.num_labels, c["initializer_range"], name="classifier")(inner)
-        return {"logits": logits, "last_hidden_state": x["last_hidden_state"]}
+        return {**x, "logits": logits}
 
 
 DEFAULTS = {

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from tljax.models.layers import affine
+from tljax.models import kernels
+from tljax.models.layers import affine, kernel_of
 
 IMAGE = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}  # of transformers' ViTImageProcessor
 IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
@@ -50,12 +51,12 @@ class PatchProjection(nn.Module):
     def __call__(self, pixels: jax.Array) -> jax.Array:
         B, height, width, channels = pixels.shape
         P = self.patch
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), (P, P, channels, self.features))
+        kernel = kernel_of(self, self.init_std, (P, P, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         rows, columns = height // P, width // P
         tiles = pixels[:, : rows * P, : columns * P].reshape(B, rows, P, columns, P, channels)
         tiles = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(B, rows * columns, P * P * channels)
-        return affine(tiles, kernel.reshape(-1, self.features), bias)
+        return affine(tiles, kernels.flat(kernel), bias)
 
 
 class PatchEmbeddings(nn.Module):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from tljax.models import kernels
 from tljax.models.attention import attend
 from tljax.models.backbone import Activations, Architecture, Backbone, Stage
 from tljax.models.heads import ClassifierHead
@@ -52,7 +53,7 @@ class WindowAttention(nn.Module):
         c, widest, C = self.config, self.config["window_size"], x.shape[-1]
         std = c["initializer_range"]
         parts = [Projection(C, C, std, c["qkv_bias"], name=name)() for name in ("query", "key", "value")]
-        kernel = jnp.concatenate([kernel for kernel, _ in parts], axis=-1)
+        kernel = kernels.beside([kernel for kernel, _ in parts])
         bias = jnp.concatenate([bias for _, bias in parts]) if c["qkv_bias"] else None
         shape = ((2 * widest - 1) ** 2, self.heads)
         table = self.param("relative_position_bias_table", nn.initializers.normal(std), shape)

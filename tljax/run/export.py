@@ -11,12 +11,16 @@ from jax import export as jax_export
 
 from tljax import trees
 from tljax.errors import ConfigError, WriteError, printable
+from tljax.models.adapted import AdaptedBackbone
+from tljax.run import adapting
 from tljax.run.predict import open_model
+from tljax.run.workdir import read_config
 from tljax.train.step import make_eval_step
+from tljax.weights import adapter_folder, peft
 from tljax.weights import export as weights_export
 from tljax.weights.load import Model
 
-FORMATS = (*weights_export.FORMATS, "stablehlo")
+FORMATS = (*weights_export.FORMATS, "peft", "stablehlo")
 
 
 def export(path: Path, output: Path, format: str = "hf") -> None:
@@ -25,7 +29,8 @@ def export(path: Path, output: Path, format: str = "hf") -> None:
     Args:
       format: "hf": the Hugging Face folder; "flax_msgpack": the same with flax_model.msgpack, as transformers 4 had it,
         in place of model.safetensors; "stablehlo": the first, and `predict.stablehlo`, the compiled function
-        (params, inputs) -> probabilities for any batch size, as jax.export serialises it.
+        (params, inputs) -> probabilities for any batch size, as jax.export serialises it; "peft": of a run with
+        adapters, these and the head alone, as PEFT saves them.
 
     The folder appears when it is whole.
 
@@ -37,6 +42,12 @@ def export(path: Path, output: Path, format: str = "hf") -> None:
         raise ConfigError("--format", f"{format!r}", f"one of {', '.join(FORMATS)}")
     if output.exists():
         raise ConfigError("--output", f"{output} exists", "a new folder")
+    if format == "peft":
+        _peft(path, output)
+        return
+    if not (path / "model").is_dir() and (path / "adapter").is_dir():
+        raise ConfigError("--format", f"{format!r}, and the adapter of this run cannot be merged into the weights",
+                          "tljax predict, which uses adapter/ of the workdir as it is")  # fmt: skip
     model, _ = open_model(path)
     if format == "flax_msgpack":
         weights_export.check_format(format, model.config["model_type"])
@@ -59,6 +70,18 @@ def export(path: Path, output: Path, format: str = "hf") -> None:
         raise WriteError(str(output), found, fix="take another --output") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _peft(path: Path, output: Path) -> None:
+    """Adapters and head in PEFT's layout."""
+    if not (path / "adapter" / adapter_folder.CONFIG).is_file():
+        raise ConfigError("--format", "peft, and this run has no adapters", "hf, or a run with strategy=lora")
+    _, config = read_config(path)
+    model, plain, _ = adapting.opened(path / "adapter", config)
+    if not isinstance(model.backbone, AdaptedBackbone):
+        raise ConfigError("--format", "peft, and this run has no adapters")
+    peft.write(output, model.backbone, trees.flatten(model.params), model.config, base=str(plain.folder),
+               pooling=model.pooling, original=trees.flatten(plain.params))  # fmt: skip
 
 
 def serialised(model: Model) -> bytes:

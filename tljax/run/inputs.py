@@ -1,7 +1,7 @@
 """From a config's sources to examples: records, classes, splits, and the feed of training batches."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from tljax.data.images import ImageExamples
 from tljax.data.preprocess import Preprocess
 from tljax.data.records import Records
 from tljax.errors import DataError, WeightsError
+from tljax.transfer.activations import Activations
 from tljax.weights.load import Model
 
 Examples = text.TextExamples | ImageExamples
@@ -51,7 +52,8 @@ def read(config: Config) -> Tables:
         if other is not None:
             sources.label_ids(other, classes)
     if validation is None and data.validation_fraction:
-        rest, validation = hold_out(train, data.validation_fraction, config.seed)
+        seed = config.seed if data.split_seed < 0 else data.split_seed
+        rest, validation = hold_out(train, data.validation_fraction, seed)
         train = dataclasses.replace(rest, bad=train.bad, excluded=train.excluded)
     return Tables(train, validation, test, classes)
 
@@ -91,21 +93,39 @@ def make_examples(records: Records, model: Model, config: Config, classes: Seque
 
 @dataclasses.dataclass(frozen=True)
 class TrainFeed:
-    """Batches of the training examples, as the loop asks for them (train/loop.py)."""
+    """Batches of the training examples, as the loop asks for them (train/loop.py).
 
-    examples: Examples
+    `stretch`: how many batches may come as one stack, where all have one shape.
+    `views`: the seeds of the drawings of each example that there are, to be gone round; none: a new one in every epoch.
+    """
+
+    examples: Examples | Activations
     batch_size: int
     buckets: tuple[int, ...]
     seed: int
     threads: int
+    views: tuple[int, ...] = ()
+    stretch: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
-    def batches(self, epoch: int, start: int) -> Iterator[dict[str, Any]]:
-        seed = batching.epoch_seed(self.seed, epoch)
+    def batches(self, epoch: int, start: int, looks: Callable[[int], int]) -> Iterator[dict[str, Any]]:
+        seed = self.views[epoch % len(self.views)] if self.views else batching.epoch_seed(self.seed, epoch)
+        if self.stretch > 1:
+            return self._stacks(self._plans(epoch), seed, start, looks)
         return pipeline.batches(self.examples, self._plans(epoch), self.batch_size, seed, start, self.threads)
+
+    def _stacks(self, plans: list[batching.Planned], seed: int, start: int,
+                looks: Callable[[int], int]) -> Iterator[dict[str, Any]]:  # fmt: skip
+        """Batches in stacks of `stretch`, filled up with the last; made here, because looking up takes no thread."""
+        while start < len(plans):
+            steps = min(self.stretch, looks(start), len(plans) - start)
+            own = plans[start : start + steps]
+            made = batching.stack(self.examples, own + own[-1:] * (self.stretch - steps), self.batch_size, seed)
+            yield {**made, "steps": np.int32(steps), "rows": made["rows"][:steps]}
+            start += steps
 
     def shapes(self, epoch: int) -> list[dict[str, Any]]:
         """The batches of an epoch, one of each shape, as jax.ShapeDtypeStruct and in rising order."""
@@ -113,7 +133,8 @@ class TrainFeed:
         shortest = np.array([0 if known is None else int(np.argmin(known))])
         lengths = sorted({planned.length for planned in self._plans(epoch)})
         made = [batching.collate(self.examples, batching.Planned(shortest, n), self.batch_size) for n in lengths]
-        return [{name: _abstract(batch[name]) for name in ("inputs", "labels", "weights")} for batch in made]
+        batches = [{name: _abstract(batch[name]) for name in ("inputs", "labels", "weights")} for batch in made]
+        return [batch for i, batch in enumerate(batches) if batch not in batches[:i]]  # pooled: one shape for all
 
     def describe(self, rows: Sequence[int]) -> str:
         return "; ".join(self.examples.where(int(row)) for row in rows)

@@ -14,9 +14,10 @@ from tljax.data.records import Records
 from tljax.errors import ConfigError, DataError, WriteError
 from tljax.evaluate import metrics
 from tljax.evaluate.predict import probabilities
-from tljax.run import inputs, progress
+from tljax.run import adapting, inputs, progress
 from tljax.run.workdir import read_config
 from tljax.train.step import make_eval_step
+from tljax.weights import adapter_folder
 from tljax.weights.load import Model, load_pretrained
 
 CHUNK = 4096  # inputs decided at a time, so that a large file needs little memory
@@ -27,6 +28,8 @@ def open_model(path: Path) -> tuple[Model, Config]:
     """The exported model of a finished workdir, and its settings."""
     _, config = read_config(path)
     if not (path / "model" / "config.json").is_file():
+        if (path / "adapter" / adapter_folder.CONFIG).is_file():
+            return adapting.opened(path / "adapter", config)[0], config
         raise DataError(str(path), "no model/ yet", "a finished workdir", "run tljax train on it to the end")
     return load_pretrained(str(path / "model")), config
 

@@ -10,9 +10,11 @@ from tljax import trees
 from tljax.config import Config, to_dict
 from tljax.errors import WriteError
 from tljax.evaluate import card, metrics, plots, report
+from tljax.models.adapted import AdaptedBackbone
+from tljax.run import adapting
 from tljax.run.inputs import Tables
 from tljax.run.workdir import Workdir, versions
-from tljax.weights import export
+from tljax.weights import adapter_folder, export
 from tljax.weights.load import Model
 
 
@@ -50,8 +52,15 @@ def publish(done: Finished) -> None:
 
 
 def export_model(done: Finished) -> None:
-    """The model as a Hugging Face folder: weights, config, tokenizer or preprocessor, card."""
-    model, config = done.model, done.config
+    """The model as a Hugging Face folder: weights, config, tokenizer or preprocessor, card. Adapters stand in a folder
+    of their own besides, or alone where they cannot be merged into the weights."""
+    model, config, flat = done.model, done.config, trees.flatten(done.params)
+    if isinstance(model.backbone, AdaptedBackbone):
+        adapter_folder.write(done.place.adapter, model.backbone, flat, base=model.ref, digest=model.digest,
+                             labels=done.tables.classes)  # fmt: skip
+    plain = adapting.merged(model, flat)
+    if plain is None:
+        return
     opens = "" if model.pooling == "mean" else export.classifier(model.config)
     text = card.model_card(title=done.place.path.name, task=config.task, base_model=model.ref, revision=model.revision,
                            dataset=config.data.train, classes=done.tables.classes, scores=done.scores,
@@ -59,7 +68,7 @@ def export_model(done: Finished) -> None:
                            transformers_class=opens, version=versions().get("tljax", ""))  # fmt: skip
     export.export_hf(
         done.place.model,
-        params=trees.flatten(done.params),
+        params=plain,
         config=model.config,
         labels=done.tables.classes,
         copy=export.companions(model.folder),

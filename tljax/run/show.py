@@ -1,7 +1,10 @@
 """`tljax show`: what a checkpoint is, without training it; and which there can be."""
 
+import dataclasses
+
 from tljax import models, trees
-from tljax.transfer import freeze
+from tljax.models.adapters import KINDS, Adapter
+from tljax.transfer import adapters, freeze
 from tljax.weights import big_vision, timm
 from tljax.weights.families import FAMILIES
 from tljax.weights.load import load_pretrained
@@ -24,6 +27,9 @@ NOTES = (
 def show(ref: str, strategy: str = "full", k: int = 2, revision: str = "") -> str:
     """Family, sizes by stage and the freeze table of a strategy, as text."""
     model = load_pretrained(ref, revision=revision)
+    if strategy in KINDS:
+        network = adapters.adapted(model.backbone, Adapter(strategy), model.config["model_type"])
+        model = dataclasses.replace(model, backbone=network)
     flat = trees.flatten(model.params)
     plan = freeze.plan(model.backbone, strategy, k=k)
     rows = freeze.table(model.backbone, plan)
@@ -37,7 +43,7 @@ def show(ref: str, strategy: str = "full", k: int = 2, revision: str = "") -> st
         f"strategy {strategy}" + (f", k = {k}" if strategy == "last_k" else ""),
         freeze.render(rows),
         "",
-        f"strategies: {', '.join(freeze.STRATEGIES)}; families: see tljax show without a name",
+        f"strategies: {', '.join((*freeze.STRATEGIES, *KINDS))}; families: see tljax show without a name",
     ]
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """A run's folder: who holds it, which config it belongs to, and its log.
 
-config.json · metrics.jsonl · bad_rows.jsonl (if any) · checkpoints/<step>/ · model/ · report.html · confusion.png
+config.json · metrics.jsonl · bad_rows.jsonl (if any) · checkpoints/<step>/ · model/ · adapter/ (if any) · report.html ·
+confusion.png
 """
 
 import contextlib
@@ -20,7 +21,8 @@ from tljax.errors import ConfigError, DataError, WriteError
 from tljax.train.checkpoint import write_json
 
 FREE_TO_CHANGE = {"config.train.log_every_steps", "config.train.save_every_steps", "config.train.keep",
-                  "config.data.threads", "config.transfer.beside"}  # fmt: skip # no result depends on them
+                  "config.data.threads", "config.transfer.beside", "config.cache.folder",
+                  "config.cache.limit_gb"}  # fmt: skip # no result depends on them
 OWN = {".lock", "beside", "config.json.partial"}  # what a run makes, or a kill leaves, before there is a config.json
 PACKAGES = ("tljax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -43,6 +45,10 @@ class Workdir:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
 
     @property
     def checkpoints(self) -> Path:

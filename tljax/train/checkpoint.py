@@ -26,10 +26,11 @@ DONE = "DONE.json"
 
 
 def named(state: TrainState) -> trees.Flat:
-    """All of a state that a run cannot rebuild, path -> host array. Frozen parameters come from their source."""
+    """All of a state that a run cannot rebuild, path -> host array. What never trained comes from its source."""
     flat: trees.Flat = {"step": state.step, "key": jax.random.key_data(state.key)}
     flat |= {f"trainable/{path}": leaf for path, leaf in state.trainable.items()}
     flat |= {f"batch_stats/{path}": leaf for path, leaf in state.batch_stats.items()}
+    flat |= {f"settled/{path}": leaf for path, leaf in state.settled.items()}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state):
         flat["optimizer/" + jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
     return {path: np.asarray(leaf) for path, leaf in flat.items()}
@@ -48,6 +49,7 @@ def rebuild(flat: Mapping[str, Any], like: TrainState) -> TrainState:
         batch_stats={path: jax.numpy.asarray(flat[f"batch_stats/{path}"]) for path in like.batch_stats},
         opt_state=jax.tree.unflatten(jax.tree.structure(like.opt_state), moments),
         key=jax.random.wrap_key_data(jax.numpy.asarray(flat["key"])),
+        settled={path: jax.numpy.asarray(flat[f"settled/{path}"]) for path in like.settled},
     )
 
 
@@ -127,10 +129,14 @@ class Checkpoints:
                              "make room or mend the permissions and run the same command again") from error  # fmt: skip
         self._retire(step, best)
 
-    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(self, like: Callable[[int, Mapping[str, Any]], TrainState],
+                step: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:  # fmt: skip
         """The newest whole checkpoint (or that of `step`) and the loop's progress; None where there is none.
 
         One that does not verify is passed over with a warning, and the one before it is taken.
+
+        Args:
+          like: (step, progress of the loop) -> a state of the same structure, as the run had it there.
 
         Raises:
           WeightsError: `step` was asked for and is damaged, or no checkpoint that exists is whole, or one
@@ -145,8 +151,9 @@ class Checkpoints:
                     raise
                 self.warn(f"{error} The checkpoint before it is taken.")
                 continue
-            self._compare(candidate, done, flat, named(like))
-            return rebuild(flat, like), done["progress"]
+            model = like(candidate, done["progress"])
+            self._compare(candidate, done, flat, named(model))
+            return rebuild(flat, model), done["progress"]
         return None
 
     def _free(self) -> int:

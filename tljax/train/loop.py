@@ -13,20 +13,30 @@ from tljax.config import TrainConfig
 from tljax.errors import DivergedError, StoppedError
 from tljax.train.checkpoint import Checkpoints
 from tljax.train.state import TrainState
-from tljax.train.step import Batch, TrainStep
+from tljax.train.step import Batch
 
 Scores = dict[str, Any]
 LOWER_IS_BETTER = {"loss"}
 
 
 class Feed(Protocol):
-    """Training data: the same batches for the same (epoch, start), on any machine."""
+    """Training data: the same batches for the same (epoch, start), on any machine.
+
+    A batch may be a stack of `steps` batches (train/stretch.py); looks(i) is how many may be taken together from the
+    i-th of the epoch on, before the loop has something to do.
+    """
 
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]: ...
+    def batches(self, epoch: int, start: int, looks: Callable[[int], int]) -> Iterator[Batch]: ...
     def describe(self, rows: Sequence[int]) -> str: ...
+
+
+class Step(Protocol):
+    """A train step, or a stretch of them (train/step.py, train/stretch.py)."""
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]: ...
 
 
 class Bar(Protocol):
@@ -43,11 +53,20 @@ class Progress:
     Attributes:
       history: the validation scores after each epoch.
       best_step, best_score: the step whose score was the best so far.
+      phase: of the run (transfer/phases.py).
+      squares: path -> sum of the squared gradient norm over the steps since the last look of adaptive freezing.
+      norms: stage -> gradient norm in the interval before that look; `looked`: the step of it.
+      moves: (step, lowest stage that trains, stage that batches enter at) of every phase that a look began.
     """
 
     history: list[Scores] = dataclasses.field(default_factory=list)
     best_step: int | None = None
     best_score: float | None = None
+    phase: int = 0
+    squares: dict[str, float] = dataclasses.field(default_factory=dict)
+    norms: dict[str, float] = dataclasses.field(default_factory=dict)
+    looked: int = 0
+    moves: list[list[int]] = dataclasses.field(default_factory=list)
 
     def add(self, scores: Scores, step: int, metric: str) -> None:
         self.history.append(scores)
@@ -66,10 +85,11 @@ class Progress:
         return len(scores) - 1 - scores.index(self.best_score)
 
 
-def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[TrainState], Scores],
-        checkpoints: Checkpoints, settings: TrainConfig, progress: Progress, *, log: Callable[[dict[str, Any]], None],
-        bar: Bar, stopping: Callable[[], bool]) -> tuple[TrainState, Progress]:  # fmt: skip
-    """Trains from wherever `state` stands to the end, and returns the last state and the progress.
+def fit(state: TrainState, step: Step, feed: Feed, evaluate: Callable[[TrainState], Scores],
+        checkpoints: Checkpoints, settings: TrainConfig, progress: Progress, until: int, *,
+        log: Callable[[dict[str, Any]], None], bar: Bar,
+        stopping: Callable[[], bool], watch: bool = False) -> tuple[TrainState, Progress]:  # fmt: skip
+    """Trains from wherever `state` stands to step `until` or until the patience is over; the last state and progress.
 
     All resume state is the step number: epoch and position follow from it, and each batch is a function of
     (seed, epoch, position). Nothing is fetched from the device except every `log_every_steps`, at saves and at
@@ -77,13 +97,14 @@ def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[Trai
 
     Args:
       stopping: whether a signal asked to stop; looked at after every step.
+      watch: whether `progress.squares` is kept.
 
     Raises:
       StoppedError: stopped and saved.
       DivergedError: a loss or gradient was not finite; nothing was saved since.
     """
     done = int(state.step)
-    window = _Window(feed, log, bar, done, sorted(state.trainable))
+    window = _Window(feed, log, bar, sorted(state.trainable), progress.squares if watch else None)
     while True:
         epoch, offset = divmod(done, feed.steps_per_epoch)
         if offset == 0 and epoch > len(progress.history):
@@ -96,30 +117,36 @@ def fit(state: TrainState, step: TrainStep, feed: Feed, evaluate: Callable[[Trai
             checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
             raise StoppedError("signal", f"stopped after step {done} and saved",
                                fix="run the same command again to go on")  # fmt: skip
-        if finished(epoch, progress, settings):
+        if finished(done, until, progress, settings):
             return state, progress
-        batches = _ahead(feed.batches(epoch, offset))
+        marks = (settings.save_every_steps, settings.log_every_steps)
+
+        def looks(at: int, first: int = done - offset, marks: tuple[int, ...] = marks) -> int:
+            left = max(until - first - at, 1)  # one is fetched ahead of the last step
+            return min(left, *(every - (first + at) % every for every in marks))
+
+        batches = _ahead(feed.batches(epoch, offset, looks))
         for batch in batches:
             rows = batch.pop("rows")
             state, metrics = step(state, batch)
-            done += 1
-            window.add(done, rows, metrics)
+            done += window.add(done, rows, metrics)
             saving = done % settings.save_every_steps == 0
             ending = done % feed.steps_per_epoch == 0
+            over = done == until and not ending  # the phase ends within an epoch
             stop = stopping()  # asked once a step: a signal between two answers would save what was not looked at
-            if saving or ending or stop or done % settings.log_every_steps == 0:
+            if saving or ending or over or stop or done % settings.log_every_steps == 0:
                 window.flush()
             if saving and not ending:
                 checkpoints.save(state, dataclasses.asdict(progress), progress.best_step)
-            if stop:
+            if stop or over:
                 break
         batches.close()
 
 
-def finished(epoch: int, progress: Progress, settings: TrainConfig) -> bool:
-    """Whether all epochs are done, or the patience is over."""
+def finished(done: int, until: int, progress: Progress, settings: TrainConfig) -> bool:
+    """Whether all steps are done, or the patience is over."""
     waited = progress.epochs_since_best(settings.best_metric)
-    return epoch >= settings.epochs or 0 < settings.patience <= waited
+    return done >= until or 0 < settings.patience <= waited
 
 
 def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
@@ -138,33 +165,52 @@ def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
 class _Window:
     """Metrics of the steps since the last look at the device."""
 
-    def __init__(self, feed: Feed, log: Callable[[dict[str, Any]], None], bar: Bar, done: int, paths: list[str]):
-        self.feed, self.log, self.bar, self.paths = feed, log, bar, paths
+    def __init__(self, feed: Feed, log: Callable[[dict[str, Any]], None], bar: Bar, paths: list[str],
+                 squares: dict[str, float] | None):  # fmt: skip
+        self.feed, self.log, self.bar, self.paths, self.squares = feed, log, bar, paths, squares
         self.steps: list[tuple[int, np.ndarray, Any]] = []
         self.since = time.perf_counter()
 
-    def add(self, step: int, rows: np.ndarray, metrics: Any) -> None:
-        self.steps.append((step, rows, metrics))
+    def add(self, before: int, rows: np.ndarray, metrics: Any) -> int:
+        """Notes the metrics of one step, rows (B,), or of a stretch, rows (steps, B); how many steps that were."""
+        self.steps.append((before, rows, metrics))
+        return len(rows) if rows.ndim == 2 else 1
 
     def flush(self) -> None:
         """Waits for the device, checks every step, writes one line."""
         if not self.steps:
             return
-        fetched = jax.device_get([metrics for _, _, metrics in self.steps])
-        for (step, rows, _), metrics in zip(self.steps, fetched, strict=True):
+        each = self._each()
+        for step, rows, metrics in each:
             if not metrics["finite"]:
                 self._diverged(step, rows, metrics)
+            if self.squares is not None:
+                for path, square in zip(self.paths, metrics["squares"], strict=True):
+                    self.squares[path] = self.squares.get(path, 0.0) + float(square)
+        fetched = [metrics for _, _, metrics in each]
         weights = np.asarray([m["weight"] for m in fetched])
         loss = float(np.dot([m["loss"] for m in fetched], weights) / weights.sum())
         examples = sum(int((rows >= 0).sum()) for _, rows, _ in self.steps)
         now = time.perf_counter()
         rate = examples / (now - self.since)
-        last = self.steps[-1][0]
+        last = each[-1][0]
         self.log({"kind": "train", "step": last, "loss": loss, "grad_norm": float(fetched[-1]["grad_norm"]),
                   "learning_rate": float(fetched[-1]["learning_rate"]), "examples_per_s": round(rate, 1)})  # fmt: skip
         self.bar.update(examples)
         self.bar.show(f"loss {loss:.3f}")
         self.steps, self.since = [], now
+
+    def _each(self) -> list[tuple[int, np.ndarray, dict[str, Any]]]:
+        """(number, rows (B,), metrics) of every step, from the device."""
+        found = []
+        fetched = jax.device_get([metrics for _, _, metrics in self.steps])
+        for (before, rows, _), metrics in zip(self.steps, fetched, strict=True):
+            if rows.ndim == 1:
+                found.append((before + 1, rows, metrics))
+                continue
+            own = [{name: leaf[i] for name, leaf in metrics.items()} for i in range(len(rows))]
+            found += [(before + 1 + i, rows[i], own[i]) for i in range(len(rows))]
+        return found
 
     def _diverged(self, step: int, rows: np.ndarray, metrics: Any) -> None:
         what = f"the loss is {metrics['loss']}" if not np.isfinite(metrics["loss"]) else "the gradient is not finite"

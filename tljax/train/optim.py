@@ -1,6 +1,6 @@
 """The optimizer over the trainable part alone: optax's rules, in the one order that is right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import optax
 from tljax import trees
 from tljax.config import OptimConfig
 from tljax.transfer.freeze import HEAD, FreezePlan
+from tljax.transfer.phases import OneCycle, Phase
 
 RULES: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
     "adamw": lambda c: optax.scale_by_adam(b1=c.beta1, b2=c.beta2),
@@ -18,6 +19,9 @@ RULES: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
     # Shazeer & Stern 2018: factored second moment, then updates clipped to a root mean square of 1.
     "adafactor": lambda c: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
 }
+
+
+LOWEST = 1e5  # fastai's div_final: the peak of a cycle is this many times its last rate
 
 
 def schedule(c: OptimConfig, steps: int) -> optax.Schedule:
@@ -32,6 +36,28 @@ def schedule(c: OptimConfig, steps: int) -> optax.Schedule:
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, c.learning_rate, warmup), after], [warmup])
+
+
+def schedule_of(c: OptimConfig, phase: Phase, first: int, steps: int, whole: int) -> optax.Schedule:
+    """Optimizer step of the run -> learning rate of the body in a phase.
+
+    Args:
+      first, steps: where the phase begins, and how long it is.
+      whole: steps of the run.
+    """
+    if phase.rate == "whole":
+        return schedule(c, whole)
+    own = schedule(c, steps)
+    if isinstance(phase.rate, OneCycle):
+        cycle = phase.rate
+        own = optax.cosine_onecycle_schedule(steps, cycle.factor * c.learning_rate, cycle.rising, cycle.start,
+                                             LOWEST / cycle.start)  # fmt: skip
+
+    def rate(count: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies booleans with rates
+            return own(count - first)
+
+    return rate
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
@@ -71,13 +97,24 @@ def decay_towards_start(rate: float, to_zero: Callable[[str], bool]) -> optax.Gr
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
-def make(c: OptimConfig, plan: FreezePlan, steps: int,
-         l2sp: float = 0.0) -> optax.GradientTransformationExtraArgs:  # fmt: skip
+def make(c: OptimConfig, plan: FreezePlan, rate: int | optax.Schedule, l2sp: float = 0.0,
+         since: Mapping[str, int] | None = None) -> optax.GradientTransformationExtraArgs:  # fmt: skip
     """The update rule for a flat dict of trainable parameters.
 
     Clipping comes first, because it must see the gradient; decay comes after the moments (decoupled) and
     before the rates, so that a group's factor scales it too.
+
+    Args:
+      rate: optimizer step -> learning rate; or how many steps `schedule` has.
+      since: path -> the phase from which it trains; None: of a run of one phase. Moments count their own steps from
+        there: a bias correction for many steps would make the first update of a fresh moment three times too long.
+        Where all began together they stand in a group too, so that the next phase finds them at the same place.
     """
+    rule = RULES[c.name](c)
+    if since is not None:
+        rule = optax.partition(
+            {str(n): RULES[c.name](c) for n in set(since.values())}, {path: str(n) for path, n in since.items()}
+        )
 
     def decays(params: trees.Flat) -> dict[str, bool]:
         return {path: leaf.ndim >= 2 for path, leaf in params.items()}  # not biases, not normalisation
@@ -87,13 +124,24 @@ def make(c: OptimConfig, plan: FreezePlan, steps: int,
 
     return optax.chain(
         clip_by_norm(c.clip_norm) if c.clip_norm else optax.identity(),
-        RULES[c.name](c),
+        rule,
         decay_towards_start(l2sp, lambda path: plan.labels[path] == HEAD)
         if l2sp
         else optax.add_decayed_weights(c.weight_decay, mask=decays),
         optax.stateless(scale_groups),
-        optax.scale_by_learning_rate(schedule(c, steps)),
+        optax.scale_by_learning_rate(schedule(c, rate) if isinstance(rate, int) else rate),
     )
+
+
+def carried(old: Any, fresh: Any) -> Any:
+    """The optimizer's state of the next phase: `fresh`, with what `old` has at the same place in the same shape."""
+    known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+
+    def take(path: Any, leaf: Any) -> Any:
+        found = known.get(jax.tree_util.keystr(path))
+        return leaf if found is None or found.shape != leaf.shape else found
+
+    return jax.tree_util.tree_map_with_path(take, fresh)
 
 
 def moments_bytes(opt_state: Any) -> int:

@@ -14,6 +14,7 @@ import optax
 from tljax import trees
 from tljax.models import Backbone, rows
 from tljax.train.state import TrainState
+from tljax.transfer import boundary
 from tljax.transfer.freeze import FreezePlan
 
 Batch = dict[str, Any]  # inputs: dict of arrays (B, …); labels: int32 (B,); weights: float32 (B,), 0 = padding
@@ -39,28 +40,27 @@ class TrainStep:
         moved = self.update(*found, state.trainable, state.batch_stats, state.opt_state, state.step)
         trainable, batch_stats, opt_state, count, rate = moved
         metrics = found[1] | {"learning_rate": rate}
-        return TrainState(count, trainable, state.frozen, batch_stats, opt_state, state.key), metrics
+        return TrainState(count, trainable, state.frozen, batch_stats, opt_state, state.key, state.settled), metrics
 
-    def compile(self, state: TrainState, batches: Iterable[Batch]) -> None:
+    def compile(self, state: TrainState, batches: Iterable[Batch]) -> list[tuple[Any, Any]]:
         """Compiles for batches of these shapes (arrays or jax.ShapeDtypeStruct), several at a time.
 
-        The steps then find the programs. Tracing holds Python's lock and XLA uses one core for half of a compilation,
-        so that one program is traced and another compiled meanwhile.
+        Returns the programs of `gradient` and `update` for each of them. The steps then find the programs. Tracing
+        holds Python's lock and XLA uses one core for half of a compilation, so that one program is traced and another
+        compiled meanwhile.
         """
         moving = state.trainable, state.batch_stats, state.opt_state, state.step
-        outputs = set()
+        updates: dict[Any, Any] = {}  # two where some batches read most of a table and others do not
         with ThreadPoolExecutor(min(COMPILERS, 1 + (os.cpu_count() or 1))) as pool:
             begun = []
             for batch in batches:
                 program = self.gradient.lower(state.trainable, state.frozen, state.batch_stats, state.step, state.key,
                                               batch)  # fmt: skip
-                begun.append(pool.submit(program.compile))
                 form = jax.tree.structure(program.out_info)
-                if form not in outputs:  # there are two where some batches read most of a table and others do not
-                    outputs.add(form)
-                    begun.append(pool.submit(self.update.lower(*program.out_info, *moving).compile))
-            for done in begun:
-                done.result()
+                begun.append((pool.submit(program.compile), form))
+                if form not in updates:
+                    updates[form] = pool.submit(self.update.lower(*program.out_info, *moving).compile)
+            return [(done.result(), updates[form].result()) for done, form in begun]
 
 
 def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -72,7 +72,8 @@ def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array, smoothing: float = 
 
 def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.GradientTransformation,
                     rate: optax.Schedule, *, smoothing: float = 0.0,
-                    class_weights: Sequence[float] | None = None, accumulate: int = 1) -> TrainStep:  # fmt: skip
+                    class_weights: Sequence[float] | None = None, accumulate: int = 1,
+                    start: int = 0) -> TrainStep:  # fmt: skip
     """Compiles (state, batch) -> (state, metrics).
 
     Stages below the lowest trainable one run forward only, in eval mode, outside of the differentiated
@@ -83,11 +84,18 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
       accumulate: micro-batches that the batch is cut into. The loss of each is divided by the weight of the
         whole batch, so that their gradients add up to the batch's own however rows are masked.
       class_weights: (C,) factors on the rows of each class.
+      start: the stage that a batch's inputs enter at: 0, or, where they are cached activations (transfer/cache.py), at
+        most the lowest trainable one. Nothing below is computed, and of its parameters none need be in the state.
+
+    Raises:
+      ValueError: `start` lies above what trains.
 
     Returns a step whose metrics are loss, weight (of the rows), grad_norm (before clipping, trainables
-    alone), learning_rate, finite and first_bad (number of the first parameter, by sorted path, whose gradient
-    is not finite). Where the loss or the gradient is not finite the update is not applied.
+    alone), learning_rate, finite, squares (P,) of the gradient's norm by sorted path, and first_bad (number of the
+    first parameter whose gradient is not finite). Where loss or gradient are not finite the update is not applied.
     """
+    if not 0 <= start <= plan.lowest:
+        raise ValueError(f"start is {start}, expected 0 to {plan.lowest}, the lowest stage that trains")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def update(grads: trees.Flat, metrics: Metrics, moved_stats: trees.Flat, trainable: trees.Flat,
@@ -103,16 +111,17 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
         return *moved, count + 1, jnp.asarray(rate(count), jnp.float32)
 
     weights = None if class_weights is None else tuple(class_weights)
-    gradient = _make_gradient(backbone, plan.lowest, smoothing, weights, accumulate)
+    gradient = _make_gradient(backbone, start, plan.lowest, smoothing, weights, accumulate)
     return TrainStep(gradient, jax.jit(update, donate_argnums=(3, 4, 5, 6)))
 
 
 @functools.lru_cache(maxsize=8)
-def _make_gradient(backbone: Backbone, lowest: int, smoothing: float, class_weights: tuple[float, ...] | None,
-                   accumulate: int) -> Any:  # fmt: skip
+def _make_gradient(backbone: Backbone, start: int, lowest: int, smoothing: float,
+                   class_weights: tuple[float, ...] | None, accumulate: int) -> Any:  # fmt: skip
     """`TrainStep.gradient`. Equal networks get the same function: a run from scratch beside one from pretrained
     weights, or with other rates, compiles nothing anew."""
     table_C = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
+    lookups = () if start else getattr(backbone, "lookups", ())  # activations hold no ids
 
     def loss_of(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, stats: trees.Flat, micro: Batch,
                 key: jax.Array) -> tuple[jax.Array, trees.Flat]:  # fmt: skip
@@ -124,7 +133,7 @@ def _make_gradient(backbone: Backbone, lowest: int, smoothing: float, class_weig
         return (cross_entropy(x["logits"], micro["labels"], smoothing) * micro["weights"]).sum(), stats
 
     def below(frozen: trees.Flat, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return backbone.run(trees.unflatten(frozen), inputs, 0, lowest)
+        return backbone.run(trees.unflatten(frozen), boundary.entering(backbone, start, inputs), start, lowest)
 
     def differentiated(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, stats: trees.Flat, batch: Batch,
                        key: jax.Array) -> tuple[tuple[jax.Array, trees.Flat], trees.Flat]:  # fmt: skip
@@ -149,7 +158,7 @@ def _make_gradient(backbone: Backbone, lowest: int, smoothing: float, class_weig
         weights = batch["weights"] if table_C is None else batch["weights"] * table_C[batch["labels"]]
         total = weights.sum()
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
-        read, places = rows.narrowed(trainable, batch["inputs"], getattr(backbone, "lookups", ()))
+        read, places = rows.narrowed(trainable, batch["inputs"], lookups)
         drawn = jax.random.fold_in(key, count)
         (loss, stats), grads = differentiated(read, places, frozen, stats, scaled, drawn)
         squares = jnp.stack([jnp.square(grads[path]).sum() for path in sorted(grads)])
@@ -160,6 +169,7 @@ def _make_gradient(backbone: Backbone, lowest: int, smoothing: float, class_weig
             "weight": total,
             "grad_norm": norm,
             "finite": jnp.isfinite(loss) & jnp.isfinite(norm),
+            "squares": squares,
             "first_bad": jnp.argmax(jnp.where(jnp.isnan(squares), jnp.inf, squares)),
         }
         return found | {path: found[path].padded() for path in places}, metrics, stats
@@ -168,14 +178,16 @@ def _make_gradient(backbone: Backbone, lowest: int, smoothing: float, class_weig
 
 
 @functools.lru_cache(maxsize=8)
-def make_eval_step(backbone: Backbone) -> Callable[[trees.Tree, dict[str, Any]], jax.Array]:
-    """Compiles (nested params, inputs) -> probabilities (B, C) float32, in eval mode.
+def make_eval_step(backbone: Backbone, start: int = 0) -> Callable[[trees.Tree, dict[str, Any]], jax.Array]:
+    """Compiles (nested params, inputs) -> probabilities (B, C) float32, in eval mode; inputs enter at stage `start`.
 
     Equal backbones get the same function, so that strategies trained one after another share what is compiled.
     """
 
     @jax.jit
     def step(params: trees.Tree, inputs: dict[str, Any]) -> jax.Array:
-        return jax.nn.softmax(backbone.run(params, inputs)["logits"], axis=-1)
+        return jax.nn.softmax(
+            backbone.run(params, boundary.entering(backbone, start, inputs), start)["logits"], axis=-1
+        )
 
     return step

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from tljax import trees
+from tljax.config import TransferConfig
 from tljax.errors import ConfigError
+from tljax.models.adapters import KINDS
 
 FROZEN = "frozen"
 MOVING = "moving"  # running statistics of a batch normalisation that trains: no gradient moves them, but batches do
 HEAD = "head"
+ADAPTER = "adapter"  # a group of its own: no layer decay reaches it
 STATISTICS = ("mean", "var")
 
 
@@ -96,43 +99,55 @@ STRATEGIES: dict[str, Callable[[Place, int], bool]] = {
 
 
 def plan(network: Network, strategy: str = "full", *, k: int = 2, rules: Iterable[tuple[str, str]] = (),
-         layer_decay: float = 1.0, head_factor: float = 1.0) -> FreezePlan:  # fmt: skip
+         stages: Iterable[str] = (), layer_decay: float = 1.0, head_factor: float = 1.0,
+         adapter_factor: float = 1.0) -> FreezePlan:  # fmt: skip
     """Labels every parameter of a network.
 
     Args:
       network: anything with stages (models/backbone.py).
-      strategy: a name in `STRATEGIES`, or "custom".
+      strategy: a name in `STRATEGIES`, "custom", "surgical", or the kind of adapter that the network has (adapters.py):
+        the adapters train, and the head.
       k: `last_k` trains the k top layers and all that stands above them.
       rules: for "custom": (pattern over whole paths, "frozen" | "body" | "head"); the first match wins.
+      stages: for "surgical" (Lee et al. 2023): the stages that train, beside the head.
       layer_decay: learning-rate factor from each layer to the one below (Howard & Ruder 2018; numbered as
-        in BEiT: head, pooler and final normalisation 1, the top layer `layer_decay`, embeddings the lowest).
-      head_factor: learning-rate factor of the head.
+        in BEiT: head, pooler and final normalisation 1, the top layer `layer_decay`, embeddings the lowest). It does
+        not reach adapters, which have no pretrained values to keep.
+      head_factor, adapter_factor: learning-rate factors of the head and of adapters.
 
     Raises:
-      ConfigError: an unknown strategy, k beyond the layers there are, a path that no rule covers, a rule
+      ConfigError: an unknown strategy or stage, k beyond the layers there are, a path that no rule covers, a rule
         that matches nothing, or nothing that trains.
     """
-    places = _places(network)
-    layers = sum(1 for name in network.stage_names if _is_layer(name))
-    if strategy == "custom":
+    places, count, chosen = _places(network), layers(network), set(stages)
+    if odd := sorted(chosen - set(network.stage_names)):
+        known = f"some of {', '.join(network.stage_names)}"
+        raise ConfigError("--config.transfer.stages", f"no stage {odd[0]!r}", known)
+    if strategy == "surgical":
+        labels = {p.path: _group(p) if p.stage in {HEAD, *chosen} else FROZEN for p in places}
+    elif strategy == "custom":
         labels = trees.match(rules, [p.path for p in places], "--config.transfer.rules")
         if odd := sorted(set(labels.values()) - {FROZEN, "body", HEAD}):
             raise ConfigError("--config.transfer.rules", f"label {odd[0]!r}", "frozen, body or head")
     elif strategy in STRATEGIES:
-        if strategy == "last_k" and not 1 <= k <= layers:
-            raise ConfigError("--config.transfer.k", f"{k}", f"1 to {layers}, the layers of this network")
+        if strategy == "last_k" and not 1 <= k <= count:
+            raise ConfigError("--config.transfer.k", f"{k}", f"1 to {count}, the layers of this network")
         trains = STRATEGIES[strategy]
-        labels = {p.path: (HEAD if p.stage == HEAD else "body") if trains(p, k) else FROZEN for p in places}
+        labels = {p.path: _group(p) if trains(p, k) else FROZEN for p in places}
+    elif strategy in KINDS:
+        own = _grafted(network, strategy)
+        labels = {p.path: HEAD if p.stage == HEAD else ADAPTER if p.path in own else FROZEN for p in places}
     else:
-        raise ConfigError("--config.transfer.strategy", f"{strategy!r}", f"one of {', '.join(STRATEGIES)} or custom")
+        known = f"one of {', '.join(STRATEGIES)}, surgical or custom, or a kind of adapter: {', '.join(KINDS)}"
+        raise ConfigError("--config.transfer.strategy", f"{strategy!r}", known)
 
     labels |= {p.path: FROZEN if labels[p.follows] == FROZEN else MOVING for p in places if p.follows}
-    factors = {"body": 1.0, HEAD: head_factor}
+    factors = {"body": 1.0, ADAPTER: adapter_factor, HEAD: head_factor}
     if layer_decay != 1.0:  # each stage a group of its own
         for place in places:
             if labels[place.path] == "body" and place.stage != HEAD:  # HEAD names a group of its own factor
                 labels[place.path] = place.stage
-                factors[place.stage] = layer_decay ** _steps_down(place, layers)
+                factors[place.stage] = layer_decay ** _steps_down(place, count)
     still = (FROZEN, MOVING)
     trainable = [network.stage_names.index(p.stage) for p in places if labels[p.path] not in still]
     if not trainable:
@@ -140,6 +155,19 @@ def plan(network: Network, strategy: str = "full", *, k: int = 2, rules: Iterabl
         raise ConfigError(where, "every parameter is frozen", "at least one that trains")
     used = set(labels.values()) - set(still)
     return FreezePlan(labels, {name: factor for name, factor in factors.items() if name in used}, min(trainable))
+
+
+def of(network: Network, transfer: TransferConfig, **changes: Any) -> FreezePlan:
+    """The plan that the settings ask for; `changes` as for `plan`."""
+    options = {"strategy": transfer.strategy, "k": transfer.k, "rules": transfer.rules,
+               "stages": tuple(name.strip() for name in transfer.stages.split("|") if name.strip()),
+               "layer_decay": transfer.layer_decay, "head_factor": transfer.head_factor}  # fmt: skip
+    return plan(network, **{**options, **changes})
+
+
+def layers(network: Network) -> int:
+    """How many numbered layers there are: layer_0, layer_1, …"""
+    return sum(1 for name in network.stage_names if is_layer(name))
 
 
 def labels(network: Network, strategy: str = "full", **options: Any) -> trees.Tree:
@@ -199,18 +227,33 @@ def render(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def _group(place: Place) -> str:
+    return HEAD if place.stage == HEAD else "body"
+
+
 def is_statistic(path: str) -> bool:
     """Whether a path names running statistics of a normalisation."""
     return path.rpartition("/")[2] in STATISTICS
 
 
-def _is_layer(stage: str) -> bool:
+def _grafted(network: Network, kind: str) -> Mapping[str, Any]:
+    """What a network with adapters of this kind has besides the plain one's parameters."""
+    own = getattr(network, "grafted", {})
+    if not own or network.adapter.kind != kind:  # type: ignore[attr-defined]
+        found = f"{kind}, but the network has {'no adapters' if not own else network.adapter.kind}"  # type: ignore[attr-defined]
+        raise ConfigError("--config.transfer.strategy", found, f"a network with {kind}",
+                          "put it on first: transfer.adapters.adapted(network, Adapter(kind))")  # fmt: skip
+    return own
+
+
+def is_layer(stage: str) -> bool:
+    """Whether a stage is one of the numbered layers."""
     return re.fullmatch(r".*_\d+", stage) is not None
 
 
 def _steps_down(place: Place, layers: int) -> int:
     """How many times the layer decay applies: 0 above all layers, 1 in the top layer, layers + 1 below all."""
-    if _is_layer(place.stage):
+    if is_layer(place.stage):
         return place.layers_above + 1
     return 0 if place.layers_above == 0 else layers + 1
 
@@ -223,7 +266,7 @@ def _places(network: Network) -> list[Place]:
     above, layers_above = {}, 0
     for name in reversed(network.stage_names):
         above[name] = layers_above
-        layers_above += _is_layer(name)
+        layers_above += is_layer(name)
     places = []
     for path in paths:
         stage = network.stage_of(path)

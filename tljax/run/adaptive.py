@@ -1,0 +1,62 @@
+"""Training that freezes what has settled, from the bottom up, and keeps the activations below it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tljax.run import activations
+from tljax.run.training import Go, Prepared, Training
+from tljax.train import loop
+from tljax.train.state import TrainState
+from tljax.transfer import adaptive, phases
+
+
+class AdaptiveTraining(Training):
+    """`Training` whose phases are found on the way: each begins where a look finds that more stages have settled."""
+
+    watch = True
+
+    def _driven(
+        self, go: Go, ready: Prepared, now: TrainState, done: loop.Progress
+    ) -> tuple[TrainState, loop.Progress]:
+        every = max(self.feed.steps_per_epoch // self.config.transfer.looks, 1)
+        while not loop.finished(int(now.step), ready.until, done, self.config.train):
+            step = int(now.step)
+            if step and step % every == 0 and done.looked != step:  # a resumed run may stand here before its look
+                done.looked = step
+                if self._settled(ready, now, done, every):
+                    break
+            now, done = go(now, done, min((step // every + 1) * every, ready.until))
+        return now, done
+
+    def _settled(self, ready: Prepared, now: TrainState, done: loop.Progress, every: int) -> bool:
+        """Whether the next phase begins here; then it is planned."""
+        network, lowest = self.model.backbone, ready.phase.plan.lowest
+        found = adaptive.norms(done.squares, network.stage_of, every)
+        before, done.norms = done.norms, found
+        done.squares.clear()
+        if not before:
+            return False
+        raised = adaptive.lowest(network.stage_names, before, found, lowest, self.config.transfer.percentile)
+        if raised == lowest:
+            return False
+        left = -(-(self.steps - int(now.step)) // self.feed.steps_per_epoch)
+        self.kept, start, why = activations.raised(self.kept, raised, left)
+        done.moves.append([int(now.step), raised, start])
+        self.say(f"step {int(now.step)}: what is below {network.stage_names[raised]} has settled and is frozen; {why}")
+        self._replan(done.moves)
+        return True
+
+    def _phase_of(self, said: Mapping[str, Any]) -> int:
+        self._replan(said.get("moves", []))
+        return super()._phase_of(said)
+
+    def _replan(self, moves: Sequence[Sequence[int]]) -> None:
+        """The phases, from the steps at which they began, their lowest stages and where their batches enter."""
+        network, transfer = self.model.backbone, self.config.transfer
+        ends = [*(step for step, _, _ in moves), self.steps]
+        plans = [self.planned[0].plan, *(phases.above(network, transfer, lowest) for _, lowest, _ in moves)]
+        lengths = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+        self.planned = [phases.Phase(plan, 0, steps=steps) for plan, steps in zip(plans, lengths, strict=True)]
+        starts = (self.kept.starts[0], *(start for _, _, start in moves))
+        self.kept = dataclasses.replace(self.kept, plans=plans, starts=starts)
