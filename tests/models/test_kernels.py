@@ -128,31 +128,6 @@ def test_bottleneck_by_hand():
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kinds", [("", "low_rank"), ("low_rank", "dora", ""), ("scaled_outputs", "scaled_inputs", ""),
-                                   ("scaled_inputs", "low_rank")], ids=" ".join)  # fmt: skip
-def test_side_by_side_is_each_for_itself(kinds, bias):
-    x = random(2, 3, D)
-    parts = [KINDS[kind](random(D, F, seed=i)) if kind else random(D, F, seed=i) for i, kind in enumerate(kinds)]
-    biases = [random(F, seed=10 + i) if bias else None for i in range(len(parts))]
-    found = affine(x, kernels.beside(parts), jnp.concatenate(biases) if bias else None)
-    each = [affine(x, part, own) for part, own in zip(parts, biases, strict=True)]
-    np.testing.assert_allclose(found, jnp.concatenate(each, axis=-1), rtol=1e-5, atol=1e-5)
-
-
-def test_side_by_side_int8_stays_int8():
-    joined = kernels.beside([quantised(D, F), quantised(D, F)])
-    assert isinstance(joined, Quantised)
-    assert joined.values.dtype == jnp.int8
-    mixed = kernels.beside([quantised(D, F), random(D, F)])
-    np.testing.assert_allclose(mixed, np.concatenate([dense(quantised(D, F)), random(D, F)], 1), rtol=1e-6)
-
-
-def test_plain_side_by_side_is_an_array():
-    parts = [random(D, F), random(D, F, seed=1)]
-    assert np.array_equal(kernels.beside(parts), jnp.concatenate(parts, axis=-1))
-
-
 def products(jaxpr):
     """The shapes of every product in a program."""
     found = [tuple(v.aval.shape for v in eqn.invars) for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general"]

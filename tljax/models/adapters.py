@@ -37,7 +37,7 @@ class Adapter:
 
     kind: str = "lora"
     rank: int = 8
-    alpha: float = 8.0
+    alpha: float = 16.0
     targets: str = ""
     feedforward: str | None = None
     layers: int = 0

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tljax.models import kernels
-from tljax.models.layers import Dropout, Projection, affine
+from tljax.models.layers import Dense, Dropout
 from tljax.models.prefix import Prefix, extended
 
 CUDNN = (jnp.bfloat16, jnp.float16)  # what cuDNN's attention computes in
@@ -86,8 +85,7 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, mask_BT: jax.Array | None, train: bool) -> jax.Array:
         B, T, D = x_BTD.shape
-        parts = [Projection(D, D, self.init_std, self.use_bias, name=name)() for name in self.names]
-        kernel = kernels.beside([kernel for kernel, _ in parts])
-        bias = jnp.concatenate([bias for _, bias in parts]) if self.use_bias else None
-        q, k, v = affine(x_BTD, kernel, bias).reshape(B, T, 3, self.heads, D // self.heads).transpose(2, 0, 3, 1, 4)
+        # Three products: as one they take as long on CPUs, and 5 % more of a step where adapters part them again.
+        maps = (Dense(D, self.init_std, self.use_bias, name=name)(x_BTD) for name in self.names)
+        q, k, v = (x.reshape(B, T, self.heads, D // self.heads).transpose(0, 2, 1, 3) for x in maps)
         return attend(q, k, v, visible=real(mask_BT), dropout=self.dropout, train=train)

@@ -7,7 +7,7 @@ forms the matrix that it stands for: what is frozen in it is read and never diff
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -162,27 +162,6 @@ class Bottleneck(Adapted):
         return y + biased(inner @ self.up.astype(y.dtype), self.up_bias)
 
 
-@dataclasses.dataclass(frozen=True)
-class Beside(Adapted):
-    """Kernels side by side: `base` holds theirs as one, `parts` what each adds to its own outputs."""
-
-    parts: tuple[Base | Adapted, ...]
-
-    def finish(self, x: jax.Array, out: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
-        ends = np.cumsum([base_of(part).shape[-1] for part in self.parts])
-        outs = jnp.split(out, ends[:-1], axis=-1)
-        biases = [None] * len(outs) if bias is None else jnp.split(bias, ends[:-1])
-        done = []
-        for part, own, own_bias in zip(self.parts, outs, biases, strict=True):
-            if not isinstance(part, Adapted):
-                done.append(biased(own, own_bias))
-            elif part.entering(x) is not x:  # what it takes is not what the others do
-                done.append(apply(x, part, own_bias, product))
-            else:
-                done.append(part.finish(x, own, own_bias, product))
-        return jnp.concatenate(done, axis=-1)
-
-
 STRUCTURED = (Quantised, Adapted)
 Kernel: TypeAlias = Base | Adapted
 
@@ -195,25 +174,9 @@ def apply(x: jax.Array, kernel: Kernel, bias: jax.Array | None, product: Product
     return biased(_times(x, kernel, product), bias)
 
 
-def beside(kernels: Sequence[Kernel]) -> Kernel:
-    """Several kernels (D, F) as one (D, F1 + F2 + …), so that what they share is one product."""
-    bases = [base_of(kernel) for kernel in kernels]
-    base: Base
-    if all(isinstance(part, Quantised) for part in bases):
-        values, scales = zip(*((part.values, part.scale) for part in bases if isinstance(part, Quantised)), strict=True)
-        base = Quantised(jnp.concatenate(values, axis=-1), jnp.concatenate(scales))
-    else:
-        base = jnp.concatenate([weight(part) for part in bases], axis=-1)
-    return Beside(base, tuple(kernels)) if any(isinstance(kernel, Adapted) for kernel in kernels) else base
-
-
 def flat(kernel: Any) -> Any:
     """The kernel of a convolution (K, K, C, F) as that of an affine map (K * K * C, F)."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]) if leaf.ndim == 4 else leaf, kernel)
-
-
-def base_of(kernel: Kernel) -> Base:
-    return kernel.base if isinstance(kernel, Adapted) else kernel
 
 
 def weight(base: Base) -> jax.Array:

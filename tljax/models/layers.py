@@ -176,21 +176,6 @@ class Embedding(nn.Module):
         return jnp.take(table, ids, axis=0).astype(self.dtype)
 
 
-class Projection(nn.Module):
-    """The parameters of one affine map under a name of their own, for callers that fuse several."""
-
-    inputs: int
-    features: int
-    init_std: float = 0.02
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self) -> tuple[kernels.Kernel, jax.Array | None]:
-        kernel = kernel_of(self, self.init_std, (self.inputs, self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)) if self.use_bias else None
-        return kernel, bias
-
-
 class RMSNorm(nn.Module):
     """Divides the last axis by its root mean square (Zhang & Sennrich 2019), in float32 whatever the dtype of `x`."""
 

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from tljax.models import kernels
 from tljax.models.attention import attend
 from tljax.models.backbone import Activations, Architecture, Backbone, Stage
 from tljax.models.heads import ClassifierHead
-from tljax.models.layers import ACTIVATIONS, Dense, Dropout, DropPath, LayerNorm, Projection, affine
+from tljax.models.layers import ACTIVATIONS, Dense, Dropout, DropPath, LayerNorm
 from tljax.models.patches import IMAGENET, PatchEmbeddings, example, fields, normalised
 
 EPSILON = 1e-5  # of the normalisations beside the layers; no field of the config
@@ -52,13 +51,11 @@ class WindowAttention(nn.Module):
     def __call__(self, x: jax.Array, visible: jax.Array | None, train: bool) -> jax.Array:
         c, widest, C = self.config, self.config["window_size"], x.shape[-1]
         std = c["initializer_range"]
-        parts = [Projection(C, C, std, c["qkv_bias"], name=name)() for name in ("query", "key", "value")]
-        kernel = kernels.beside([kernel for kernel, _ in parts])
-        bias = jnp.concatenate([bias for _, bias in parts]) if c["qkv_bias"] else None
+        maps = [Dense(C, std, c["qkv_bias"], name=name)(x) for name in ("query", "key", "value")]
         shape = ((2 * widest - 1) ** 2, self.heads)
         table = self.param("relative_position_bias_table", nn.initializers.normal(std), shape)
         offsets = jnp.take(table, _offsets(self.window, widest), axis=0).transpose(2, 0, 1)[None]
-        q, k, v = affine(x, kernel, bias).reshape(*x.shape[:2], 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
+        q, k, v = (mapped.reshape(*x.shape[:2], self.heads, -1).transpose(0, 2, 1, 3) for mapped in maps)
         return attend(q, k, v, visible=visible, bias=offsets, dropout=c["attention_probs_dropout_prob"], train=train)
 
 
