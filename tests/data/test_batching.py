@@ -95,6 +95,11 @@ def test_length_is_the_smallest_bucket_that_fits(
         assert p.length == min(edge for edge in edges if edge >= lengths[p.indices].max())
 
 
+def test_an_evaluation_fills_up_the_shortest_batch() -> None:
+    planned = plan_evaluation(10, np.arange(10, 0, -1), 4, (2, 6, 10))
+    assert [(p.indices.tolist(), p.length) for p in planned] == [([9, 8], 2), ([7, 6, 5, 4], 6), ([3, 2, 1, 0], 10)]
+
+
 def test_plan_is_a_function_of_seed_and_epoch() -> None:
     lengths = np.random.default_rng(0).integers(1, 30, 500)
     edges = buckets(lengths, 4)

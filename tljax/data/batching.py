@@ -128,11 +128,15 @@ def plan(
 
 
 def plan_evaluation(n: int, lengths: np.ndarray | None, batch_size: int, buckets: Sequence[int]) -> list[Planned]:
-    """Every example exactly once, by rising length, in ceil(n / batch_size) batches; only the last may be partial."""
+    """Every example exactly once, by rising length, in ceil(n / batch_size) batches.
+
+    Only the first may be partial: a row that fills it up has the fewest tokens there.
+    """
     known = _lengths(n, lengths, batch_size, buckets)
     edges = np.asarray(buckets if lengths is not None else (0,), np.int64)
     order = np.argsort(known, kind="stable")
-    return [_planned(order[i : i + batch_size], known, edges) for i in range(0, n, batch_size)]
+    missing = -n % batch_size
+    return [_planned(order[max(i, 0) : i + batch_size], known, edges) for i in range(-missing, n, batch_size)]
 
 
 def _planned(indices: np.ndarray, lengths: np.ndarray, edges: np.ndarray) -> Planned:

@@ -16,7 +16,7 @@ def stream(step: EvalStep, params: Any, examples: Any, batch_size: int,
            threads: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """Gives (rows, probabilities) a batch at a time, one batch behind the device so that neither waits.
 
-    Every row of `examples` comes once; rows that fill up the last batch do not come at all.
+    Every row of `examples` comes once; rows that fill up a batch do not come at all.
     """
     edges = batching.buckets(examples.lengths, min(BUCKETS, 1 + len(examples) // ROWS_PER_BUCKET))
     plans = batching.plan_evaluation(len(examples), examples.lengths, batch_size, edges)
