@@ -29,6 +29,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from _speedups import draw
 
 from tljax import models, trees
 from tljax.config import OptimConfig
@@ -46,7 +47,6 @@ SIZES = {"base": (12, 768), "small": (6, 384)}  # layers, width
 RESNETS = {"base": ("bottleneck", (3, 4, 6, 3), (256, 512, 1024, 2048)),  # ResNet-50
            "small": ("basic", (2, 2, 2, 2), (64, 128, 256, 512))}  # fmt: skip  # ResNet-18
 FAILURES = (jax.errors.JaxRuntimeError, MemoryError, TljaxError, ValueError)  # out of memory is the first
-BAR = 0.85  # of the speed-up expected
 CLASSES, STEPS_PLANNED = 10, 1000
 SETTINGS = ("size", "layers", "width", "batch", "length", "pixels", "dtype", "steps", "repeats", "seed")
 
@@ -233,42 +233,6 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(records: list[dict[str, Any]], path: Path) -> None:
-    """Measured speed-up against the rule of thumb, or, hollow, against the floor where the rule says nothing."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
-    panels = list(dict.fromkeys((record["family"], record["device"]) for record in records))
-    figure, row = pyplot.subplots(1, len(panels), figsize=(6.5 * len(panels), 6), layout="constrained", squeeze=False)
-    for axes, panel in zip(row[0], panels, strict=True):
-        points = [
-            r for r in records if (r["family"], r["device"]) == panel and "speedup" in r and r["strategy"] != "full"
-        ]
-        largest = 1.0
-        for r in points:
-            if r["cached"] and r["strategy"] == "feature_extraction":
-                continue  # nothing is left to compute
-            x, y = r["theoretical_speedup"] or r["floor_speedup"], r["speedup"]
-            largest = max(largest, x, y)
-            axes.plot(x, y, "o", color="tab:orange" if r["cached"] else "tab:blue",
-                      fillstyle="full" if r["theoretical_speedup"] else "none")  # fmt: skip
-            axes.annotate(r["strategy"], (x, y), xytext=(6, -3), textcoords="offset points", fontsize=8)
-        ends = np.array([0.9, 1.6 * largest])
-        axes.plot(ends, ends, color="grey", linewidth=1, label="as expected")
-        axes.plot(ends, BAR * ends, "--", color="grey", linewidth=1, label=f"{BAR:.0%} of it")
-        axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="expected speed-up over full fine-tuning",
-                 ylabel="measured", title=f"{panel[0]} on {panel[1]}: whole (blue), cached (orange)")  # fmt: skip
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(ticker.FixedLocator([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24]))
-            axis.set_major_formatter(ticker.FormatStrFormatter("%g×"))
-            axis.set_minor_locator(ticker.NullLocator())
-        axes.legend(loc="upper left")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", default="bert", help="of bert, vit, resnet, gpt2 and their kin")
@@ -309,7 +273,7 @@ def main() -> None:
             with options.output.open("a") as stream:
                 stream.writelines(json.dumps(record) + "\n" for record in records)
             everything += records
-    plot(everything, options.output.with_suffix(".png"))
+    draw(everything, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

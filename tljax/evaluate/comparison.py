@@ -5,12 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tljax.errors import printable
 from tljax.evaluate import page, plots
 from tljax.evaluate.metrics import interval, shown
-
-# of a name beside its dot: (to the right, points above the dot's height), in the order in which they are tried
-PLACES = [(right, up) for up in (4, -11, 16, -23, 28, -35, 40, -47) for right in (True, False)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,34 +205,12 @@ def picture(table: Sequence[Row]) -> bytes:
     axes.grid(color="#e0e0e0", linewidth=0.6, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.0, 1.0))  # above: no dot is there
-    _name(figure, axes, table)
+    plots.name_dots(figure, axes, [(row.strategy, _at(row), row.score) for row in table])
     return plots.png(figure)
 
 
 def _at(row: Row) -> float:
     return max(row.seconds, 0.01)  # on a logarithmic axis there is no 0
-
-
-def _name(figure: Any, axes: Any, table: Sequence[Row]) -> None:
-    """Writes each strategy beside its dot, at the first of some places where no other name is in the way."""
-    from matplotlib import patheffects
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.transforms import Bbox
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # the axes take their place, and names do not move them again
-    dots = axes.transData.transform([(_at(row), row.score) for row in table])
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in dots]
-    halo = [patheffects.withStroke(linewidth=3, foreground="white")]  # over the line of the front
-    for row in sorted(table, key=lambda row: row.score, reverse=True):
-        text = axes.annotate(printable(row.strategy, 40), (_at(row), row.score), (0, 0), textcoords="offset points",
-                             fontsize=9, parse_math=False, in_layout=False, path_effects=halo)  # fmt: skip
-        for right, up in PLACES:
-            text.set(position=(7 if right else -7, up), horizontalalignment="left" if right else "right")
-            box = text.get_window_extent(canvas.get_renderer())
-            if box.x0 > 0 and box.x1 < figure.bbox.x1 and not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
 
 
 def web_page(title: str, table: Sequence[Row], shared: Shared, facts: Mapping[str, Any]) -> str:

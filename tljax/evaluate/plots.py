@@ -19,6 +19,8 @@ MOST_DRAWN = 40  # classes: names below 6 points can no longer be read
 MANY_DRAWN = 30  # of more classes than MOST_DRAWN, those with the most frequent confusions
 MOST_NUMBERED = 20  # classes: numbers in the cells
 DOTS_PER_INCH = 144
+# of a name beside its dot: (to the right, points above the dot's height), in the order in which they are tried
+PLACES = [(right, up) for up in (4, -11, 16, -23, 28, -35, 40, -47) for right in (True, False)]
 BODY, ACCENT = "#2f6db3", "#c2571a"  # blue and orange: told apart with any colour vision
 
 
@@ -162,6 +164,30 @@ def _panels(count: int) -> tuple[Any, list[Any]]:
 
     figure = Figure(figsize=(4.6 * count, 3.2), layout="constrained")
     return figure, [figure.add_subplot(1, count, i + 1) for i in range(count)]
+
+
+def name_dots(figure: Any, axes: Any, dots: Sequence[tuple[str, float, float]]) -> None:
+    """Writes the name of each dot (name, x, y) beside it, in the first place where no other name is in the way.
+
+    To be called last: the axes must not move any more.
+    """
+    from matplotlib import patheffects
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # the axes take their place, and names do not move them again
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform([dot[1:] for dot in dots])]
+    halo = [patheffects.withStroke(linewidth=3, foreground="white")]  # over a line
+    for name, *place in sorted(dots, key=lambda dot: dot[2], reverse=True):
+        text = axes.annotate(printable(name, 40), place, (0, 0), textcoords="offset points",
+                             fontsize=9, parse_math=False, in_layout=False, path_effects=halo)  # fmt: skip
+        for right, up in PLACES:
+            text.set(position=(7 if right else -7, up), horizontalalignment="left" if right else "right")
+            box = text.get_window_extent(canvas.get_renderer())
+            if box.x0 > 0 and box.x1 < figure.bbox.x1 and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
 
 
 def png(figure: Any) -> bytes:
