@@ -51,8 +51,8 @@ def test_a_frozen_trunk_has_no_backward_pass():
         arguments = now.trainable, now.frozen, now.batch_stats, now.step, now.key, batch_of("bert", 8)
         return matrix_products(jax.make_jaxpr(case.step().gradient)(*arguments).jaxpr)
 
-    # A layer has 4 parameter products (fused query-key-value, output, two of the block) and 2 of attention.
-    layer, pooler_and_head = 6, 2
+    # A layer has 6 parameter products (query, key, value, output, two of the block) and 2 of attention.
+    layer, pooler_and_head = 8, 2
     head = 3 * layer + 1 + 2  # forward everywhere; the head's input is frozen, so its gradient is for weights alone
     assert products("feature_extraction") == head
     full = products("full")
