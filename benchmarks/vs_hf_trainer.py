@@ -30,7 +30,8 @@ from _turns import take_turns
 ROOT = Path(__file__).resolve().parent.parent
 STRATEGIES = {"full": ("full", 0), "last_2": ("last_k", 2), "head": ("feature_extraction", 0),
               "lora": ("lora", 0)}  # fmt: skip
-CACHED = ("last_2", "head")  # of which tljax keeps the frozen part's activations
+CACHED = ("last_2", "head")  # of which tljax keeps the frozen part's activations, where that pays
+FROZEN = "frozen stages, train"  # the title of that pass
 RATE, HEAD_FACTOR, WARMUP, DECAY, BATCH = 1e-4, 30.0, 0.1, 0.01, 32
 LONGEST = 64  # tokens
 SAVE_STEPS = 500  # the Trainer's default
@@ -49,10 +50,12 @@ def run_tljax(options: argparse.Namespace) -> dict[str, Any]:
 
     span: list[float] = []
     fit, update = Training.fit, progress.Bar.update
-    done = {"frozen stages, train": 0.0, "training": 0.0} if options.strategy in CACHED else {"training": 0.0}
+    done = dict.fromkeys((FROZEN, "training") if options.strategy in CACHED else ("training",), 0.0)
 
     def counted(bar: Any, examples: int) -> None:
         update(bar, examples)
+        if bar.title == "training" and not done.get(FROZEN, 1.0):
+            del done[FROZEN]  # a pass did not pay, and there is none
         if bar.title in done:
             done[bar.title] = bar.done / bar.total
             _tell(options, sum(done.values()) / len(done))

@@ -92,6 +92,18 @@ def test_shards_join_without_a_seam(family, monkeypatch):
         np.testing.assert_allclose(parts.gather(rows, LONGEST)[name], array, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("examples", "most", "count"), [(15_000, 8192, 2), (8192, 8192, 1), (8193, 8192, 2),
+                                                         (1, 64, 1), (700, 100, 7), (65, 1, 2)])  # fmt: skip
+def test_shards_are_even_and_no_longer_than_may_be(monkeypatch, examples, most, count):
+    """One of a few rows behind full ones would be padded batches for nothing."""
+    case = make_case("vit", "last_k")
+    monkeypatch.setattr("tljax.transfer.cache.SHARD_BYTES", most * boundary.largest(case.backbone, 1))
+    long = Pass(case.backbone, {}, 5)._per_shard(examples, 0)
+    assert -(-examples // long) == count
+    assert long <= max(most, 64)  # a shard that is kept has 64 at least
+    assert count * long - examples < count, "the last is as long as the others, but for the rest of the division"
+
+
 def passes(case: Any, examples: Any, folder: Path, **options: Any) -> int:
     """How many examples go through the trunk until the activations are there."""
     seen: list[int] = []

@@ -13,7 +13,7 @@ from tljax import cli
 from tljax.config import Config, validate
 from tljax.errors import ConfigError, StoppedError, WriteError
 from tljax.evaluate import comparison
-from tljax.run import compare, signals, train
+from tljax.run import compare, inputs, signals, train
 from tljax.transfer.cache import Pass
 
 pytestmark = [
@@ -200,6 +200,18 @@ def shared_root(tmp_path_factory) -> Path:
 def test_names_and_settings(shared_root, asked, changes):
     base = validate(config_of(shared_root))
     assert compare.strategies(base, f" {asked} ,") == {asked: compare.changed(base, changes)}
+
+
+def test_how_kernels_are_held_and_computed_is_nothing_to_the_examples(shared_root, tmp_path, monkeypatch):
+    """Texts are tokenised once for each split, not once for each precision."""
+    made, make = [], inputs.make_examples
+    monkeypatch.setattr(inputs, "make_examples", lambda *of: made.append(1) or make(*of))
+    config = config_of(shared_root, train={"epochs": 1}, cache={"mode": "memory"})
+    asked = "lora,lora:model.frozen=int8,head:model.dtype=bfloat16"
+    compare.compare(config, tmp_path / "w", asked, 1, say=lambda text: None)
+    assert len(made) == 3
+    compare.compare(config, tmp_path / "longer", "head,head:data.max_length=4", 1, say=lambda text: None)
+    assert len(made) == 3 + 6
 
 
 @contextlib.contextmanager

@@ -62,16 +62,12 @@ class Adapted:
 
     base: Base
 
-    def entering(self, x: jax.Array) -> jax.Array:
-        """What the base is multiplied with, in place of x."""
-        return x
-
-    def finish(self, x: jax.Array, out: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
-        """From `out`, x times the base, to what the layer gives."""
+    def layer(self, x: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
+        """What a layer with this kernel gives for x."""
         raise NotImplementedError
 
     def merged(self, bias: jax.Array | None) -> Merged:
-        """The plain kernel and bias, float32, that give the same; only where `finish` is affine in x."""
+        """The plain kernel and bias, float32, that give the same; only where `layer` is affine in x."""
         raise NotImplementedError
 
 
@@ -88,8 +84,8 @@ class LowRank(Adapted):
         narrow = product(x, self.a.astype(x.dtype)) * self.scale
         return narrow @ self.b.astype(x.dtype)
 
-    def finish(self, x: jax.Array, out: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
-        return biased(out + self.branch(x, product), bias)
+    def layer(self, x: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
+        return biased(_times(x, self.base, product) + self.branch(x, product), bias)
 
     def merged(self, bias: jax.Array | None) -> Merged:
         a, b = self.a.astype(jnp.float32), self.b.astype(jnp.float32)
@@ -115,8 +111,8 @@ class DoRA(LowRank):
         norm = jnp.sqrt(jnp.maximum(squares, jnp.finfo(jnp.float32).tiny))
         return self.magnitude / jax.lax.stop_gradient(norm)
 
-    def finish(self, x: jax.Array, out: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
-        turned = out + self.branch(x, product)
+    def layer(self, x: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
+        turned = _times(x, self.base, product) + self.branch(x, product)
         return biased(turned * last(self.factor(), turned), bias)
 
     def merged(self, bias: jax.Array | None) -> Merged:
@@ -132,12 +128,11 @@ class Scaled(Adapted):
     factor: jax.Array
     inputs: bool = dataclasses.field(metadata={"static": True})
 
-    def entering(self, x: jax.Array) -> jax.Array:
-        return x * last(self.factor, x) if self.inputs else x
-
-    def finish(self, x: jax.Array, out: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
-        whole = biased(out, bias)
-        return whole if self.inputs else whole * last(self.factor, whole)
+    def layer(self, x: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
+        if self.inputs:
+            return biased(_times(x * last(self.factor, x), self.base, product), bias)
+        whole = biased(_times(x, self.base, product), bias)
+        return whole * last(self.factor, whole)
 
     def merged(self, bias: jax.Array | None) -> Merged:
         whole = _wide(self.base)
@@ -156,8 +151,8 @@ class Bottleneck(Adapted):
     up: jax.Array
     up_bias: jax.Array
 
-    def finish(self, x: jax.Array, out: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
-        y = biased(out, bias)
+    def layer(self, x: jax.Array, bias: jax.Array | None, product: Product) -> jax.Array:
+        y = biased(_times(x, self.base, product), bias)
         inner = jax.nn.gelu(biased(y @ self.down.astype(y.dtype), self.down_bias))
         return y + biased(inner @ self.up.astype(y.dtype), self.up_bias)
 
@@ -169,8 +164,7 @@ Kernel: TypeAlias = Base | Adapted
 def apply(x: jax.Array, kernel: Kernel, bias: jax.Array | None, product: Product) -> jax.Array:
     """x (…, D) -> (…, F): x times any kernel, plus the bias, in the dtype of `x`."""
     if isinstance(kernel, Adapted):
-        entered = kernel.entering(x)
-        return kernel.finish(entered, _times(entered, kernel.base, product), bias, product)
+        return kernel.layer(x, bias, product)
     return biased(_times(x, kernel, product), bias)
 
 

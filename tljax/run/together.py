@@ -30,7 +30,7 @@ class Together:
 
     def examples(self, config: Config, model: Model) -> dict[str, inputs.Examples]:
         """split -> examples, as a model takes them."""
-        key = _data(config) + repr(config.model)
+        key = _data(config) + repr(dataclasses.replace(config.model, frozen="", dtype=""))
         if key not in self._examples:
             tables = self.tables(config)
             self._examples[key] = {name: inputs.make_examples(records, model, config, tables.classes)

@@ -47,11 +47,11 @@ def schedule_of(c: OptimConfig, phase: Phase, first: int, steps: int, whole: int
     """
     if phase.rate == "whole":
         return schedule(c, whole)
-    own = schedule(c, steps)
-    if isinstance(phase.rate, OneCycle):
-        cycle = phase.rate
+    if isinstance(cycle := phase.rate, OneCycle):
         own = optax.cosine_onecycle_schedule(steps, cycle.factor * c.learning_rate, cycle.rising, cycle.start,
                                              LOWEST / cycle.start)  # fmt: skip
+    else:
+        own = schedule(c, steps)
 
     def rate(count: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies booleans with rates

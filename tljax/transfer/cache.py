@@ -168,9 +168,10 @@ class Pass:
         }  # fmt: skip
 
     def _per_shard(self, examples: int, tokens: int) -> int:
-        """A function of network and examples alone, so that a pass to other stages finds its shards."""
-        most = boundary.largest(self.backbone, max(round(tokens / examples), 1))
-        return max(min(SHARD_BYTES // most, MOST_PER_SHARD), 64)
+        """As many for each shard, by network and examples alone, so that a pass to other stages finds its shards."""
+        most = max(SHARD_BYTES // boundary.largest(self.backbone, max(round(tokens / examples), 1)), 64)
+        count = -(-examples // min(most, MOST_PER_SHARD))
+        return -(-examples // count)
 
     def _shard(self, examples: Examples, rows: np.ndarray, wanted: Mapping[int, tuple[Leaf, ...]],
                seed: int | None, ready: set[Any]) -> dict[int, dict[str, np.ndarray]]:  # fmt: skip
