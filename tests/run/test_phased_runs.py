@@ -3,6 +3,7 @@ and law 4 for whole runs: with the cache off, in memory or on disk they end with
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import tiny
 from tljax.config import Config
 from tljax.errors import StoppedError
 from tljax.run import signals
+from tljax.run.together import Together
 from tljax.run.train import train
 from tljax.run.workdir import Workdir
 
@@ -28,7 +30,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "lora": {"transfer": {"strategy": "lora"}},
     "lora above": {"transfer": {"strategy": "lora"}, "adapter": {"layers": 1}},
     "int8": {"transfer": {"strategy": "last_k", "k": 1}, "model": {"frozen": "int8"}},
+    # looks after 3 and 6 steps; at the second, all below the top layer has settled
+    "adaptive": {"transfer": {"strategy": "adaptive", "looks": 1, "settled": 1.0}, "train": {"epochs": 4}},
 }  # fmt: skip
+SECOND = {"adaptive": 6}  # the step at which the second phase begins; of the others: 3
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +93,12 @@ def test_stopped_in_each_phase_and_between_phases_it_ends_bit_identical(root, tm
     steps = max(line["step"] for line in whole[1])
     assert steps == 3 * config.train.epochs
     stops = []
-    for step in (1, 3, 4):
+    begins = SECOND.get(name, 3)
+    for step in (1, begins, begins + 1):
         with stopped_at(step, tmp_path / "w"), pytest.raises(StoppedError, match="stopped after step") as caught:
             train(config, tmp_path / "w", lambda text: None)
         stops.append(int(caught.value.found.split()[3]))
-    assert stops == [2, 3, 5]  # in the first phase, at its end, in the second
+    assert stops == [2, begins, begins + 2]  # in the first phase, at its end, in the second
     train(config, tmp_path / "w", lambda text: None)
     found = ended(tmp_path / "w")
     assert found[0].keys() == whole[0].keys()
@@ -120,13 +126,31 @@ def test_the_cache_changes_nothing_but_the_time(root, tmp_path, name, mode):
     _, lines = ended(tmp_path / "w")
     assert result.scores.accuracy == final(whole[1])[0]["accuracy"]
     if name != "lora":  # it trains from the first layer on, and there nothing is worth keeping
-        assert any(text.startswith("cache: ") for text in said)
+        assert any("cache: " in text for text in said)
     for kind in ("train", "evaluation", "final"):
         ours, theirs = (
             [(line["step"], line["loss"]) for line in found if line["kind"] == kind] for found in (lines, whole[1])
         )
         assert [step for step, _ in ours] == [step for step, _ in theirs]
         np.testing.assert_allclose([loss for _, loss in ours], [loss for _, loss in theirs], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("power", "moves"), [(1.0, 1), (0.0, 0)])
+def test_what_has_settled_is_frozen_and_kept(root, tmp_path, power, moves):
+    """And the memory that is told is that of the first phase, which takes the most."""
+    said: list[str] = []
+    config = config_of(root, "adaptive")
+    config.transfer.settled = power
+    result = train(config, tmp_path / "w", said.append, Together())
+    told = [line for line in said if "settled" in line]
+    assert len(told) == moves
+    at = "step 6: what is below layer_1 has settled and is frozen; cache: activations at layer_1"
+    assert all(line.startswith(at) for line in told)
+    saved = [line for line in said if line.startswith("adaptive freezing: ")]
+    assert [bool(re.search(" [1-4][0-9] % of the products", line)) for line in saved] == [True] * moves
+    config.transfer.strategy = "full"
+    whole = train(config, tmp_path / "whole", said.append, Together())
+    assert result.cost == whole.cost
 
 
 @pytest.mark.parametrize("name", ["gradual", "lp_ft"])

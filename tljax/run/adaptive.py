@@ -14,7 +14,18 @@ from tljax.transfer import adaptive, phases
 class AdaptiveTraining(Training):
     """`Training` whose phases are found on the way: each begins where a look finds that more stages have settled."""
 
-    watch = True
+    def fit(self, now: TrainState, done: loop.Progress) -> tuple[TrainState, loop.Progress]:
+        """As `Training.fit`; says what was saved."""
+        now, done = super().fit(now, done)
+        if done.moves:
+            train, steps = self.kept.examples["train"], int(now.step)
+            tokens = 1 if train.lengths is None else round(float(train.lengths.mean()))
+            ends = [*(move[0] for move in done.moves), steps]
+            taken = [self.config.train.batch_size * (end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
+            share = adaptive.left_out(self.model.backbone, tokens, len(train), list(zip(
+                self.kept.plans, self.kept.starts, taken, strict=True)))  # fmt: skip
+            self.say(f"adaptive freezing: {100 * share:.0f} % of the products of training everything were left out")
+        return now, done
 
     def _driven(
         self, go: Go, ready: Prepared, now: TrainState, done: loop.Progress
@@ -32,18 +43,18 @@ class AdaptiveTraining(Training):
     def _settled(self, ready: Prepared, now: TrainState, done: loop.Progress, every: int) -> bool:
         """Whether the next phase begins here; then it is planned."""
         network, lowest = self.model.backbone, ready.phase.plan.lowest
-        found = adaptive.norms(done.squares, network.stage_of, every)
-        before, done.norms = done.norms, found
-        done.squares.clear()
+        before, step = done.distances, int(now.step)
+        done.distances = adaptive.distances(now.trainable, self.given, network.stage_of)
         if not before:
             return False
-        raised = adaptive.lowest(network.stage_names, before, found, lowest, self.config.transfer.percentile)
+        grew = adaptive.growth(before, done.distances, step / (step - every))
+        raised = adaptive.lowest(network.stage_names, grew, lowest, self.config.transfer.settled)
         if raised == lowest:
             return False
-        left = -(-(self.steps - int(now.step)) // self.feed.steps_per_epoch)
+        left = -(-(self.steps - step) // self.feed.steps_per_epoch)
         self.kept, start, why = activations.raised(self.kept, raised, left)
-        done.moves.append([int(now.step), raised, start])
-        self.say(f"step {int(now.step)}: what is below {network.stage_names[raised]} has settled and is frozen; {why}")
+        done.moves.append([step, raised, start])
+        self.say(f"step {step}: what is below {network.stage_names[raised]} has settled and is frozen; {why}")
         self._replan(done.moves)
         return True
 

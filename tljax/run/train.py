@@ -38,7 +38,7 @@ class Result:
     evaluation_seconds: float  # of these: the scores on `split`
     validation: float | None  # accuracy on validation data of the epoch that is kept
     trainable: int  # parameters, in the phase that trains most
-    cost: StepCost | None  # of the last phase, for who asked with `together`; None where nothing was compiled
+    cost: StepCost | None  # of the phase that takes most memory, for who asked with `together`; None: nothing compiled
 
 
 def train(config: Config, path: Path, say: Say = print, together: Together | None = None) -> Result:

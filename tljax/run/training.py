@@ -69,7 +69,6 @@ class Training:
     place: Workdir
     say: Say
     stopping: Callable[[], bool]
-    watch = False  # whether the loop keeps gradient norms
 
     def __post_init__(self) -> None:
         train = self.kept.examples["train"]
@@ -77,7 +76,7 @@ class Training:
         self.feed = inputs.TrainFeed(train, self.config.train.batch_size, edges, self.config.seed,
                                      self.config.data.threads)  # fmt: skip
         self.given = self._held(trees.flatten(self.model.params))
-        self._cost: Callable[[], StepCost] | None = None
+        self._costs: list[Callable[[], StepCost]] = []  # of the phases so far
         self.steps = self.config.train.epochs * self.feed.steps_per_epoch
 
     def resume(self) -> tuple[TrainState, loop.Progress]:
@@ -118,8 +117,8 @@ class Training:
         return trees.flatten(self.model.params) | now.settled | now.trainable | now.batch_stats
 
     def cost(self) -> StepCost | None:
-        """What a step of the last phase costs; None where nothing was compiled."""
-        return None if self._cost is None else self._cost()
+        """What a step costs in the phase that takes the most memory; None where nothing was compiled."""
+        return max((cost_of() for cost_of in self._costs), key=lambda found: found.peak_bytes, default=None)
 
     def _phase(self, ready: Prepared, now: TrainState, done: loop.Progress) -> tuple[TrainState, loop.Progress]:
         c = self.config
@@ -178,12 +177,12 @@ class Training:
                 run.compile(now, stretch.stacked(shapes[0], long))
             else:
                 programs = stepper.compile(now, shapes)[-1]
-            self._cost = functools.partial(_cost, self.model.backbone, ready, stepper, _abstract(now), shapes[-1],
-                                           programs)  # fmt: skip
+            self._costs.append(functools.partial(_cost, self.model.backbone, ready, stepper, _abstract(now), shapes[-1],
+                                                 programs))  # fmt: skip
 
             def go(at: TrainState, done: loop.Progress, until: int) -> tuple[TrainState, loop.Progress]:
                 return loop.fit(at, run, feed, validate, self.saves, settings, done, until, log=self.place.log,
-                                bar=bar, stopping=self.stopping, watch=self.watch)  # fmt: skip
+                                bar=bar, stopping=self.stopping)  # fmt: skip
 
             yield go
 

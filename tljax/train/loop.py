@@ -54,8 +54,7 @@ class Progress:
       history: the validation scores after each epoch.
       best_step, best_score: the step whose score was the best so far.
       phase: of the run (transfer/phases.py).
-      squares: path -> sum of the squared gradient norm over the steps since the last look of adaptive freezing.
-      norms: stage -> gradient norm in the interval before that look; `looked`: the step of it.
+      distances: stage -> how far it had come at the last look of adaptive freezing; `looked`: the step of it.
       moves: (step, lowest stage that trains, stage that batches enter at) of every phase that a look began.
     """
 
@@ -63,8 +62,7 @@ class Progress:
     best_step: int | None = None
     best_score: float | None = None
     phase: int = 0
-    squares: dict[str, float] = dataclasses.field(default_factory=dict)
-    norms: dict[str, float] = dataclasses.field(default_factory=dict)
+    distances: dict[str, float] = dataclasses.field(default_factory=dict)
     looked: int = 0
     moves: list[list[int]] = dataclasses.field(default_factory=list)
 
@@ -88,7 +86,7 @@ class Progress:
 def fit(state: TrainState, step: Step, feed: Feed, evaluate: Callable[[TrainState], Scores],
         checkpoints: Checkpoints, settings: TrainConfig, progress: Progress, until: int, *,
         log: Callable[[dict[str, Any]], None], bar: Bar,
-        stopping: Callable[[], bool], watch: bool = False) -> tuple[TrainState, Progress]:  # fmt: skip
+        stopping: Callable[[], bool]) -> tuple[TrainState, Progress]:  # fmt: skip
     """Trains from wherever `state` stands to step `until` or until the patience is over; the last state and progress.
 
     All resume state is the step number: epoch and position follow from it, and each batch is a function of
@@ -97,14 +95,13 @@ def fit(state: TrainState, step: Step, feed: Feed, evaluate: Callable[[TrainStat
 
     Args:
       stopping: whether a signal asked to stop; looked at after every step.
-      watch: whether `progress.squares` is kept.
 
     Raises:
       StoppedError: stopped and saved.
       DivergedError: a loss or gradient was not finite; nothing was saved since.
     """
     done = int(state.step)
-    window = _Window(feed, log, bar, sorted(state.trainable), progress.squares if watch else None)
+    window = _Window(feed, log, bar, sorted(state.trainable))
     while True:
         epoch, offset = divmod(done, feed.steps_per_epoch)
         if offset == 0 and epoch > len(progress.history):
@@ -165,9 +162,8 @@ def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
 class _Window:
     """Metrics of the steps since the last look at the device."""
 
-    def __init__(self, feed: Feed, log: Callable[[dict[str, Any]], None], bar: Bar, paths: list[str],
-                 squares: dict[str, float] | None):  # fmt: skip
-        self.feed, self.log, self.bar, self.paths, self.squares = feed, log, bar, paths, squares
+    def __init__(self, feed: Feed, log: Callable[[dict[str, Any]], None], bar: Bar, paths: list[str]):
+        self.feed, self.log, self.bar, self.paths = feed, log, bar, paths
         self.steps: list[tuple[int, np.ndarray, Any]] = []
         self.since = time.perf_counter()
 
@@ -184,9 +180,6 @@ class _Window:
         for step, rows, metrics in each:
             if not metrics["finite"]:
                 self._diverged(step, rows, metrics)
-            if self.squares is not None:
-                for path, square in zip(self.paths, metrics["squares"], strict=True):
-                    self.squares[path] = self.squares.get(path, 0.0) + float(square)
         fetched = [metrics for _, _, metrics in each]
         weights = np.asarray([m["weight"] for m in fetched])
         loss = float(np.dot([m["loss"] for m in fetched], weights) / weights.sum())

@@ -91,8 +91,8 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
       ValueError: `start` lies above what trains.
 
     Returns a step whose metrics are loss, weight (of the rows), grad_norm (before clipping, trainables
-    alone), learning_rate, finite, squares (P,) of the gradient's norm by sorted path, and first_bad (number of the
-    first parameter whose gradient is not finite). Where loss or gradient are not finite the update is not applied.
+    alone), learning_rate, finite, and first_bad (number of the first parameter whose gradient is not finite). Where
+    loss or gradient are not finite the update is not applied.
     """
     if not 0 <= start <= plan.lowest:
         raise ValueError(f"start is {start}, expected 0 to {plan.lowest}, the lowest stage that trains")
@@ -169,7 +169,6 @@ def _make_gradient(backbone: Backbone, start: int, lowest: int, smoothing: float
             "weight": total,
             "grad_norm": norm,
             "finite": jnp.isfinite(loss) & jnp.isfinite(norm),
-            "squares": squares,
             "first_bad": jnp.argmax(jnp.where(jnp.isnan(squares), jnp.inf, squares)),
         }
         return found | {path: found[path].padded() for path in places}, metrics, stats
