@@ -45,7 +45,9 @@ def test_distances_are_by_stage():
     assert adaptive.distances(now, first, lambda path: path[0]) == {"a": 5.0, "b": 0.0}
 
 
-@pytest.mark.parametrize(("way", "power"), [(lambda n: 0.3 * n, 1.0), (lambda n: 2 * n**0.5, 0.5), (lambda n: 7.0, 0.0)])
+@pytest.mark.parametrize(
+    ("way", "power"), [(lambda n: 0.3 * n, 1.0), (lambda n: 2 * n**0.5, 0.5), (lambda n: 7.0, 0.0)]
+)
 def test_growth_is_the_power_of_the_steps(way, power):
     for before, now in ((10, 20), (75, 100)):
         grew = adaptive.growth({"a": way(before), "b": 1.0}, {"a": way(now)}, now / before)
