@@ -92,7 +92,7 @@ class TransferConfig:
     rules: tuple[tuple[str, str], ...] = setting((), "custom: (pattern over parameter paths, frozen | body | head)",
                                                  check=pairs)  # fmt: skip
     looks: int = setting(4, "adaptive: how often in an epoch it is asked what has settled", check=number(1, 1000))
-    settled: float = setting(0.25, "adaptive: a stage stops when its distance from where it began grows by less than "
+    settled: float = setting(0.1, "adaptive: a stage stops when its distance from where it began grows by less than "
                                    "this power of the steps (1: a straight way, 0.5: a random walk, 0: it stands "
                                    "still)", check=number(0, 1))  # fmt: skip
     layer_decay: float = setting(
