@@ -166,6 +166,8 @@ def test_the_feed_goes_on_where_it_was_stopped(bert):
         assert sorted(row for batch in whole for row in batch["rows"] if row >= 0) == list(range(11))
         rest = list(feed.batches(epoch, 1, whole_epoch))
         assert [list(b["rows"]) for b in rest] == [list(b["rows"]) for b in whole[1:]]
+        counts = [11 * epoch, *(int((batch["rows"] >= 0).sum()) for batch in whole)]
+        assert [feed.seen(3 * epoch + at) for at in range(4)] == np.cumsum(counts).tolist()
     first, second = ([list(b["rows"]) for b in feed.batches(epoch, 0, whole_epoch)] for epoch in (0, 1))
     assert first != second
     assert feed.describe([2, 0]) == f"{examples.where(2)}; {examples.where(0)}"

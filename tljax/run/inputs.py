@@ -111,6 +111,12 @@ class TrainFeed:
     def steps_per_epoch(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
+    def seen(self, step: int) -> int:
+        """How many examples a run goes through before a step; a batch may be partial in each bucket."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        begun = self._plans(epoch)[:position] if position else []
+        return epoch * len(self.examples) + sum(len(planned.indices) for planned in begun)
+
     def batches(self, epoch: int, start: int, looks: Callable[[int], int]) -> Iterator[dict[str, Any]]:
         seed = self.views[epoch % len(self.views)] if self.views else batching.epoch_seed(self.seed, epoch)
         if self.stretch > 1:

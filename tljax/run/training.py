@@ -163,11 +163,10 @@ class Training:
                      f"loss {metrics.shown(scores.loss)}")  # fmt: skip
             return scores.summary()
 
-        epochs, position = divmod(int(now.step), feed.steps_per_epoch)
-        seen, n = epochs * len(splits["train"]) + position * c.train.batch_size, len(self.planned)
+        taken, n = int(now.step), len(self.planned)
         title = "training" if n == 1 else f"training, phase {ready.number + 1} of {n}"
-        with progress.bar(title, c.train.epochs * len(splits["train"]), seen) as bar:
-            shapes = feed.shapes(epochs)
+        with progress.bar(title, c.train.epochs * len(splits["train"]), feed.seen(taken)) as bar:
+            shapes = feed.shapes(taken // feed.steps_per_epoch)
             bar.show(f"compiling for {len(shapes)} shape{'s' * (len(shapes) > 1)} of batches")
             long = stretch.length(shapes[0]) if len(shapes) == 1 and ready.start else 1
             run: loop.Step = stepper

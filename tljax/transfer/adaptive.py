@@ -4,6 +4,10 @@ The idea is AutoFreeze's (Liu et al. 2021) and Egeria's (Wang et al. 2023). Auto
 change. Here the weights are asked, for on CLINC150 the gradients of a MiniLM's lower layers are half as large again
 after two epochs of three as in the first steps, while the weights hardly get any farther: each step undoes the last.
 A stage has settled when its distance from where it began grows by a low power of the number of steps.
+
+Measured there, 3 epochs and 3 seeds (everything: accuracy 0.966, 0.966 to 0.967): at a power of 0.1 a tenth of the
+products is left out and nothing is lost; at 0.25 a quarter, for 0.964 (0.962 to 0.965); at 0.35 a third, for 0.964 too.
+AutoFreeze's rule, the half of the stages whose gradient norms change least: 0.962, 14 % less time.
 """
 
 import math
