@@ -8,6 +8,8 @@ from typing import Any
 from tljax.evaluate import page, plots
 from tljax.evaluate.metrics import interval, shown
 
+WORTH_IT = 0.9  # of the best strategy's time: what takes more is not taken for its speed
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -93,7 +95,8 @@ def front(table: Sequence[Row]) -> set[str]:
 
 
 def advice(table: Sequence[Row]) -> str:
-    """One sentence: the fastest strategy that the best one is not clearly better than, and why.
+    """One sentence: the fastest strategy that the best one is not clearly better than, and why; the best one, where
+    none of them takes a tenth less time.
 
     Not clearly better: their ranges over seeds overlap; with one seed, the 95 % intervals that the number of examples
     leaves (Wilson 1927). The choice goes by validation scores where there are any, so that the test scores beside it
@@ -115,18 +118,26 @@ def advice(table: Sequence[Row]) -> str:
     best = max(table, key=lambda row: statistics.fmean(chosen(row)))
     within = [row for row in table if reach(row)[1] >= reach(best)[0]]
     pick = min(within, key=lambda row: row.seconds)
+    if pick.seconds > WORTH_IT * best.seconds:
+        pick = best
     by = "validation" if held_out else best.runs[0].split
     n = len(pick.runs)
     noise = f"the noise of {n} seeds" if n > 1 else "what the number of examples can tell apart"
     mean = statistics.fmean(chosen(pick))
     if pick is best:
-        others = [row.strategy for row in table if row is not best and row.seconds < best.seconds]
-        why = f"{', '.join(others)} {'are' if len(others) > 1 else 'is'} faster and clearly below" if others else (
-            "nothing here is faster")  # fmt: skip
+        below, level = ([row.strategy for row in table if row.seconds < best.seconds and (row in within) == near]
+                        for near in (False, True))  # fmt: skip
+        reasons = [f"{_are(below)} faster and clearly below"] if below else []
+        reasons += [f"{_are(level)} hardly faster"] if level else []
+        why = "; ".join(reasons) or "nothing here is faster"
         return f"Take {pick.strategy}: the best {by} score, {mean:.3f}, and {why}."
     top = statistics.fmean(chosen(best))
     return (f"Take {pick.strategy}: its {by} score, {mean:.3f}, is within {noise} of the best ({best.strategy}, "
             f"{top:.3f}), at {_times(best.seconds / max(pick.seconds, 1e-9))} less time.")  # fmt: skip
+
+
+def _are(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'are' if len(names) > 1 else 'is'}"
 
 
 def _times(ratio: float) -> str:
