@@ -93,8 +93,8 @@ class TransferConfig:
                                                  check=pairs)  # fmt: skip
     looks: int = setting(4, "adaptive: how often in an epoch it is asked what has settled", check=number(1, 1000))
     settled: float = setting(0.1, "adaptive: a stage stops when its distance from where it began grows by less than "
-                                   "this power of the steps (1: a straight way, 0.5: a random walk, 0: it stands "
-                                   "still)", check=number(0, 1))  # fmt: skip
+                                  "this power of the steps (1: a straight way, 0.5: a random walk, 0: it stands "
+                                  "still)", check=number(0, 1))  # fmt: skip
     layer_decay: float = setting(
         1.0, "learning-rate factor from each layer to the one below", check=number(0, 1, above=True)
     )
