@@ -103,7 +103,7 @@ LOW_AND_HIGH = [
     ("adapter__factor", (0.1, 1e4), (0.0, 2e4)),
     ("model__frozen", ("same", "int8"), ("int4", "")),
     ("transfer__looks", (1, 1000), (0, 1001)),
-    ("transfer__percentile", (0.0, 100.0), (-1.0, 101.0)),
+    ("transfer__settled", (0.0, 1.0), (-0.1, 1.1)),
     ("cache__mode", ("auto", "memory", "disk", "off"), ("ram", "")),
     ("cache__limit_gb", (0.001, 1e6), (0.0, -1.0)),
     ("cache__dtype", ("same", "float32", "bfloat16"), ("float16",)),
