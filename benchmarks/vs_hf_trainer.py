@@ -225,10 +225,8 @@ def products(options: argparse.Namespace, tokens: int) -> float:
     best = min(_timed(lambda: product(a, b).block_until_ready()) for _ in range(200))
     rate = 2 * 512 * 384 * 1536 / best
     layer = 4 * 384 * 384 + 2 * 384 * 1536
-    passes = {"full": 18, "last_2": 2 + 2 + 1, "head": 0, "lora": 12}[
-        options.strategy
-    ]  # in each epoch; what is frozen below: once
-    once = {"last_2": 4, "head": 6}.get(options.strategy, 0)
+    passes = {"full": 18, "last_2": 2 + 2 + 1, "head": 0, "lora": 12}[options.strategy]  # in each epoch
+    once = {"last_2": 4, "head": 6}.get(options.strategy, 0)  # what is frozen below
     return 2 * layer * (passes * options.epochs + once) * tokens / rate
 
 

@@ -1,6 +1,7 @@
 """Training that freezes what has settled, from the bottom up, and keeps the activations below it."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,12 @@ class AdaptiveTraining(Training):
         """As `Training.fit`; says what was saved."""
         now, done = super().fit(now, done)
         if done.moves:
-            train, steps = self.kept.examples["train"], int(now.step)
+            train = self.kept.examples["train"]
             tokens = 1 if train.lengths is None else round(float(train.lengths.mean()))
-            ends = [*(move[0] for move in done.moves), steps]
-            taken = [self.config.train.batch_size * (end - begin) for begin, end in zip([0, *ends], ends, strict=False)]
-            share = adaptive.left_out(self.model.backbone, tokens, len(train), list(zip(
-                self.kept.plans, self.kept.starts, taken, strict=True)))  # fmt: skip
+            seen = [self.feed.seen(step) for step in (0, *(move[0] for move in done.moves), int(now.step))]
+            taken = [end - begin for begin, end in itertools.pairwise(seen)]
+            told = zip(self.kept.plans, self.kept.starts, taken, strict=True)
+            share = adaptive.left_out(self.model.backbone, tokens, len(train), list(told))
             self.say(f"adaptive freezing: {100 * share:.0f} % of the products of training everything were left out")
         return now, done
 

@@ -6,8 +6,8 @@ two epochs of three than in the first steps, while the weights hardly get any fa
 A stage has settled when its distance from where it began grows by a low power of the number of steps.
 
 Measured there, 3 epochs and 3 seeds (everything: accuracy 0.966, 0.966 to 0.967): at a power of 0.1 a tenth of the
-products is left out and nothing is lost; at 0.25 a quarter, for 0.964 (0.962 to 0.965); at 0.35 a third, for 0.964 too.
-AutoFreeze's rule, the half of the stages whose gradient norms change least: 0.962, 14 % less time.
+products is left out and nothing is lost; at 0.25 a quarter, for 0.964 (0.962 to 0.965); at 0.35 a third, for 0.964 too
+(benchmarks/results/compare.jsonl). AutoFreeze's rule, the half of the stages whose gradient norms change least: 0.962.
 """
 
 import math
@@ -83,14 +83,13 @@ def left_out(backbone: Backbone, tokens: int, examples: int, phases: Sequence[tu
         everything.
     """
     batch = boundary.inputs(backbone, tokens)
-    rows = next(iter(batch.values())).shape[0]
-    done, last = 0.0, 0
+    done, last = 0, 0
     for plan, start, trained in phases:
         stages = list(floor(backbone, plan, batch).stages.values())
         below = sum(work.forward for work in stages[:start])
-        done += trained * (sum(work.total for work in stages) - below) / rows
+        done += trained * (sum(work.total for work in stages) - below)
         if start > last:
-            done += examples * below / rows
+            done += examples * below
         last = start
-    whole = floor(backbone, phases[0][0], batch).total / rows
+    whole = floor(backbone, phases[0][0], batch).total
     return 1 - done / (whole * sum(trained for _, _, trained in phases))
