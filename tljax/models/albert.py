@@ -141,6 +141,7 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
             name: jax.ShapeDtypeStruct((1, 1), jnp.int32) for name in ("input_ids", "attention_mask", "token_type_ids")
         },
         lookups=(("albert/embeddings/word_embeddings/embedding", "input_ids"),),
+        packs=True,
     )  # fmt: skip
 
 

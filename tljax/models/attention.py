@@ -52,7 +52,7 @@ def attend(q_BNTH: jax.Array, k_BMTH: jax.Array, v_BMTH: jax.Array, *, visible: 
 
 def real(mask_BT: jax.Array | None) -> jax.Array | None:
     """Every token sees the real ones: bool (B, 1, 1, T)."""
-    return None if mask_BT is None else mask_BT[:, None, None, :] != 0
+    return None if mask_BT is None else _open(mask_BT)
 
 
 def causal(mask_BT: jax.Array, window: int = 0) -> jax.Array:
@@ -60,14 +60,19 @@ def causal(mask_BT: jax.Array, window: int = 0) -> jax.Array:
     T = mask_BT.shape[1]
     back_TT = jnp.arange(T)[:, None] - jnp.arange(T)[None, :]
     near_TT = (back_TT >= 0) & (back_TT < window) if window else back_TT >= 0
-    return near_TT[None, None] & (mask_BT[:, None, None, :] != 0)
+    return near_TT[None, None] & _open(mask_BT)
 
 
 def near(mask_BT: jax.Array, reach: int) -> jax.Array:
     """Each token sees the real ones at most `reach` away, before and after it: bool (B, 1, T, T)."""
     T = mask_BT.shape[1]
     away_TT = jnp.abs(jnp.arange(T)[:, None] - jnp.arange(T)[None, :])
-    return (away_TT <= reach)[None, None] & (mask_BT[:, None, None, :] != 0)
+    return (away_TT <= reach)[None, None] & _open(mask_BT)
+
+
+def _open(mask: jax.Array) -> jax.Array:
+    """(B, T): which tokens may be seen at all, bool (B, 1, 1, T); or (B, T, T): which by which, bool (B, 1, T, T)."""
+    return (mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]) != 0
 
 
 class SelfAttention(nn.Module):

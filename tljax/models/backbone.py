@@ -67,8 +67,8 @@ class Backbone:
 
     Everything above this module (freezing, layer-wise rates, caching) speaks of stages alone. A stage needs none of the
     activations that no logit depends on: where it starts from a cache they are missing. A network of one's own joins by
-    giving stages, or any hashable object with the same `stages`, `run` and `stage_of` (`lookups` may be missing there,
-    and `run_moving` without batch statistics); equal ones share what is compiled.
+    giving stages, or any hashable object with the same `stages`, `run` and `stage_of` (`lookups` and `packs` may be
+    missing there, and `run_moving` without batch statistics); equal ones share what is compiled.
 
     Attributes:
       stages: bottom to top, e.g. embeddings, layer_0, …, layer_11, pooler, head.
@@ -76,12 +76,15 @@ class Backbone:
       remat: whether training keeps no more of a stage than what goes in, and computes the rest again on the way back.
       lookups: (path of a table, name of the input whose ids read its rows). Only for a table that nothing else
         reads: the train step then differentiates the rows (rows.py).
+      packs: whether a row may hold several texts: `position_ids` (B, T) then say where in its text each token stands,
+        and `attention_mask` (B, T, T) which tokens it may see. All stages but the upper two map tokens to tokens.
     """
 
     stages: tuple[Stage, ...]
     example: Callable[[], dict[str, jax.ShapeDtypeStruct]] = dataclasses.field(compare=False)
     lookups: tuple[tuple[str, str], ...] = ()
     remat: bool = False
+    packs: bool = False
 
     @property
     def stage_names(self) -> tuple[str, ...]:

@@ -10,14 +10,14 @@ from flax import linen as nn
 from tljax.models.attention import SelfAttention
 from tljax.models.backbone import Activations, Architecture, Backbone, Stage
 from tljax.models.heads import ClassifierHead, MeanPooler
-from tljax.models.layers import ACTIVATIONS, Dense, Dropout, Embedding, LayerNorm
+from tljax.models.layers import ACTIVATIONS, Dense, Dropout, Embedding, LayerNorm, positions
 
 
 class BertEmbeddings(nn.Module):
     """input_ids (B, T) -> hidden (B, T, D): word + position + type, normalised.
 
     attention_mask (B, T) is ones and token_type_ids (B, T) zeros where the batch leaves them out. Positions count
-    from 0; with `padding`, as in RoBERTa, the tokens that are not `padding` from padding + 1.
+    from 0; with `padding`, as in RoBERTa, the tokens of a text that are not `padding` from padding + 1.
     """
 
     config: Any
@@ -32,18 +32,25 @@ class BertEmbeddings(nn.Module):
         def looked_up(name: str, rows: int, ids: jax.Array) -> jax.Array:
             return Embedding(rows, self.width, jnp.float32, c["initializer_range"], name=name)(ids)
 
-        positions = jnp.arange(ids_BT.shape[1])[None]
-        if self.padding is not None:
-            real_BT = (ids_BT != self.padding).astype(jnp.int32)
-            positions = jnp.cumsum(real_BT, axis=1) * real_BT + self.padding
+        places = positions(x) if self.padding is None else _counted(x, self.padding)
         hidden = looked_up("word_embeddings", c["vocab_size"], ids_BT)
         if c["type_vocab_size"]:
             types_BT = x.get("token_type_ids", jnp.zeros_like(ids_BT))
             hidden += looked_up("token_type_embeddings", c["type_vocab_size"], types_BT)
-        hidden += looked_up("position_embeddings", c["max_position_embeddings"], positions)
+        hidden += looked_up("position_embeddings", c["max_position_embeddings"], places)
         hidden = LayerNorm(c["layer_norm_eps"], name="LayerNorm")(hidden)
         hidden = Dropout(c["hidden_dropout_prob"])(hidden.astype(self.dtype), train)
         return {"hidden": hidden, "attention_mask": x.get("attention_mask", jnp.ones_like(ids_BT))}
+
+
+def _counted(x: Activations, padding: int) -> jax.Array:
+    """RoBERTa's positions (B, T): `padding`, and the tokens that are not counted on from there in each text."""
+    real_BT = (x["input_ids"] != padding).astype(jnp.int32)
+    count_BT = jnp.cumsum(real_BT, axis=1)
+    if "position_ids" in x:
+        begins_BT = jnp.arange(real_BT.shape[1])[None] - x["position_ids"]
+        count_BT -= jnp.take_along_axis(count_BT - real_BT, begins_BT, axis=1)  # what came before the text
+    return count_BT * real_BT + padding
 
 
 class BertSelfOutput(nn.Module):
@@ -156,6 +163,7 @@ def assembled(base: str, c: nn.FrozenDict, embeddings: nn.Module, pooler: nn.Mod
             name: jax.ShapeDtypeStruct((1, 1), jnp.int32) for name in ("input_ids", "attention_mask", "token_type_ids")
         },
         lookups=((f"{base}/embeddings/word_embeddings/embedding", "input_ids"),),
+        packs=True,
     )
 
 

@@ -86,6 +86,7 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
         stages=(Stage("embeddings", "distilbert/embeddings", BertEmbeddings(fields, dtype, c["dim"])), *layers, *top),
         example=lambda: {name: jax.ShapeDtypeStruct((1, 1), jnp.int32) for name in ("input_ids", "attention_mask")},
         lookups=(("distilbert/embeddings/word_embeddings/embedding", "input_ids"),),
+        packs=True,
     )
 
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from tljax.models.attention import attend, causal
 from tljax.models.backbone import Activations, Architecture, Backbone, Stage
 from tljax.models.heads import ClassifierHead, TiedLanguageHead, last_token
-from tljax.models.layers import ACTIVATIONS, Dense, Dropout, Embedding, LayerNorm
+from tljax.models.layers import ACTIVATIONS, Dense, Dropout, Embedding, LayerNorm, positions
 
 
 class GPT2Embeddings(nn.Module):
@@ -27,7 +27,7 @@ class GPT2Embeddings(nn.Module):
         c, ids_BT = self.config, x["input_ids"]
         D, std = c["n_embd"], c["initializer_range"]
         hidden = Embedding(c["vocab_size"], D, jnp.float32, std, name="wte")(ids_BT)
-        hidden += Embedding(c["n_positions"], D, jnp.float32, std, name="wpe")(jnp.arange(ids_BT.shape[1]))[None]
+        hidden += Embedding(c["n_positions"], D, jnp.float32, std, name="wpe")(positions(x))
         hidden = Dropout(c["embd_pdrop"])(hidden.astype(self.dtype), train)
         return {"hidden": hidden, "attention_mask": x.get("attention_mask", jnp.ones_like(ids_BT))}
 
@@ -121,6 +121,7 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
         ),
         example=lambda: {name: jax.ShapeDtypeStruct((1, 1), jnp.int32) for name in ("input_ids", "attention_mask")},
         lookups=((table, "input_ids"),) if num_labels else (),
+        packs=True,
     )
 
 

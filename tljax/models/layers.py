@@ -4,7 +4,7 @@ import functools
 import hashlib
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -174,6 +174,11 @@ class Embedding(nn.Module):
                 return table.take(ids).astype(self.dtype)
         table = self.param("embedding", nn.initializers.normal(self.init_std), (self.rows, self.features))
         return jnp.take(table, ids, axis=0).astype(self.dtype)
+
+
+def positions(x: Mapping[str, jax.Array]) -> jax.Array:
+    """Where in its text each token stands, int32 (B, T) or (1, T): `position_ids`, else its place in the row."""
+    return x["position_ids"] if "position_ids" in x else jnp.arange(x["input_ids"].shape[1])[None]
 
 
 class RMSNorm(nn.Module):

@@ -171,6 +171,7 @@ def _build(defaults: Mapping[str, Any], qkv_bias: bool, qk_norm: bool, config: M
         ),
         example=lambda: {name: jax.ShapeDtypeStruct((1, 1), jnp.int32) for name in ("input_ids", "attention_mask")},
         lookups=() if head.reads else ((table, "input_ids"),),
+        packs=c["rope"]["rope_type"] != "dynamic",  # there a longer row turns every text in it otherwise
     )
 
 

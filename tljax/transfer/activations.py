@@ -75,11 +75,18 @@ def empty(leaf: Leaf, offsets: np.ndarray) -> np.ndarray:
     return np.empty((offsets[-1] if leaf.ragged else len(offsets) - 1, *leaf.shape), dtype)
 
 
-def put(target: np.ndarray, found: np.ndarray, leaf: Leaf, rows: np.ndarray, offsets: np.ndarray) -> None:
-    """Writes a padded batch of one leaf to its places."""
+def put(target: np.ndarray, found: np.ndarray, leaf: Leaf, rows: np.ndarray, offsets: np.ndarray,
+        places: np.ndarray) -> None:  # fmt: skip
+    """Writes one leaf of a batch to a shard.
+
+    Args:
+      found: (B, T, …) where the leaf is ragged, else (B, …) with the examples first.
+      rows: int (m,), those of the shard that the batch holds.
+      places: of their tokens in the flattened (B * T, …), example by example.
+    """
     if not leaf.ragged:
         target[rows] = found[: len(rows)]
         return
-    real = np.arange(found.shape[1])[None, :] < (offsets[rows + 1] - offsets[rows])[:, None]
-    at = offsets[rows][:, None] + np.arange(found.shape[1])[None, :]
-    target[at[real]] = found[: len(rows)][real]
+    sizes = offsets[rows + 1] - offsets[rows]
+    at = np.repeat(offsets[rows] - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+    target[at] = found.reshape(-1, *found.shape[2:])[places]

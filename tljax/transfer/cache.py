@@ -15,27 +15,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from tljax import trees
-from tljax.data import batching, pipeline
+from tljax.data import pipeline
 from tljax.errors import StoppedError
 from tljax.models import Backbone
 from tljax.transfer import boundary, shards
 from tljax.transfer.activations import Activations, Shards, empty, put
 from tljax.transfer.boundary import Leaf
+from tljax.transfer.filling import Batch, Examples, Filling, chosen
 
-BUCKETS = 6  # padded lengths of the pass through the trunk
-ROWS_PER_BUCKET = 500  # below that many, one more compilation takes longer than the padding that it saves
 SHARD_BYTES = 128 * 2**20  # of one stage; what a stopped pass may lose
 MOST_PER_SHARD = 8192
-
-
-class Examples(batching.Examples, Protocol):
-    """What the trunk is run on (data/text.py, data/images.py)."""
-
-    @property
-    def lengths(self) -> np.ndarray | None: ...
-    @property
-    def where(self) -> Callable[[int], str]: ...
-    def content(self) -> str: ...
 
 
 class Store(Protocol):
@@ -145,17 +134,18 @@ class Pass:
         size = sum(leaf.nbytes(len(examples), tokens) for leaves in wanted.values() for leaf in leaves) * len(seeds)
         stores = {at: cache.store(key) for at, key in keys.items()}
         views: dict[int, dict[int | None, Shards]] = {stage: {} for stage in wanted}
-        roomy, ready = False, set[Any]()  # what is compiled
+        groups = [np.arange(at, min(at + per_shard, len(examples))) for at in range(0, len(examples), per_shard)]
+        filling: Filling | None = None
+        ready = set[Any]()  # what is compiled
         for seed in seeds:
-            for number in range(-(-len(examples) // per_shard)):
+            for number in range(len(groups)):
                 found = {stage: stores[stage, seed].read(number) for stage in wanted}
                 missing = {stage: wanted[stage] for stage, arrays in found.items() if arrays is None}
                 if missing:
-                    if not roomy:
+                    if filling is None:
                         cache.make_room(size)
-                        roomy = True
-                    rows = np.arange(number * per_shard, min((number + 1) * per_shard, len(examples)))
-                    for stage, made in self._shard(examples, rows, missing, seed, ready).items():
+                        filling = chosen(self.backbone, examples, groups, self.batch_size)
+                    for stage, made in self._shard(filling, number, missing, seed, ready).items():
                         stores[stage, seed].write(number, made)
                         found[stage] = stores[stage, seed].read(number) or made
                 for stage, arrays in found.items():
@@ -173,51 +163,49 @@ class Pass:
         count = -(-examples // min(most, MOST_PER_SHARD))
         return -(-examples // count)
 
-    def _shard(self, examples: Examples, rows: np.ndarray, wanted: Mapping[int, tuple[Leaf, ...]],
-               seed: int | None, ready: set[Any]) -> dict[int, dict[str, np.ndarray]]:  # fmt: skip
-        lengths = None if examples.lengths is None else examples.lengths[rows].astype(np.int64)
-        offsets = np.concatenate([[0], np.cumsum(np.zeros(len(rows), np.int64) if lengths is None else lengths)])
+    def _shard(self, filling: Filling, number: int, wanted: Mapping[int, tuple[Leaf, ...]], seed: int | None,
+               ready: set[Any]) -> dict[int, dict[str, np.ndarray]]:  # fmt: skip
+        rows, lengths = filling.groups[number], filling.examples.lengths
+        sizes = np.zeros(len(rows), np.int64) if lengths is None else lengths[rows].astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
         made = {
             stage: {leaf.name: empty(leaf, offsets) for leaf in leaves} | {"offsets": offsets}
             for stage, leaves in wanted.items()
         }
-        for inside, found in self._forward(examples, rows, lengths, tuple(wanted), seed, ready):
+        for batch, found in self._forward(filling, number, tuple(wanted), seed, ready):
+            inside = batch.examples - rows[0]
             for stage, leaves in wanted.items():
                 for leaf in leaves:
-                    put(made[stage][leaf.name], np.asarray(found[stage][leaf.name]), leaf, inside, offsets)
+                    array = np.asarray(found[stage][leaf.name])
+                    put(made[stage][leaf.name], array, leaf, inside, offsets, batch.places)
             self.show(len(inside))
         return made
 
-    def _forward(self, examples: Examples, rows: np.ndarray, lengths: np.ndarray | None, stages: tuple[int, ...],
-                 seed: int | None, ready: set[Any]) -> Iterator[tuple[np.ndarray, Any]]:  # fmt: skip
-        """(places within the shard, activations) a batch at a time, one behind the device."""
-        edges = batching.buckets(examples.lengths, min(BUCKETS, 1 + len(examples) // ROWS_PER_BUCKET))
-        trunk = boundary.make_trunk(self.backbone, stages, self.dtype)
-        rows_of_batch = min(self.batch_size, len(examples))
+    def _forward(self, filling: Filling, number: int, stages: tuple[int, ...], seed: int | None,
+                 ready: set[Any]) -> Iterator[tuple[Batch, Any]]:  # fmt: skip
+        """Batches and their activations, one behind the device."""
+        trunk = filling.trunk(self.backbone, stages, self.dtype)
         params = trees.unflatten(boundary.below(self.backbone, self.params, max(stages)))
-        plans = batching.plan_evaluation(len(rows), lengths, rows_of_batch, edges)
-        waiting: tuple[np.ndarray, Any] | None = None
-        planned = [batching.Planned(rows[plan.indices], plan.length) for plan in plans]
-        new = [length for length in sorted({plan.length for plan in plans}) if (stages, length) not in ready]
-        shortest = rows[plans[0].indices[:1]]
-        _compile(trunk, params, [batching.collate(examples, batching.Planned(shortest, length), rows_of_batch, seed)
-                                 for length in new])  # fmt: skip
-        ready |= {(stages, length) for length in new}
-        for batch in pipeline.batches(examples, planned, rows_of_batch, seed, 0, self.threads):
+        plans = filling.plans(number)
+        new = {(stages, filling.shape(plan)): plan for plan in plans if (stages, filling.shape(plan)) not in ready}
+        _compile(trunk, params, [filling.make(filling.small(plan), seed).arguments for plan in new.values()])
+        ready |= new.keys()
+        waiting: tuple[Batch, Any] | None = None
+        for batch in pipeline.made(lambda plan: filling.make(plan, seed), plans, self.threads):
             if self.stopping():
                 raise StoppedError("signal", "stopped in the pass through the frozen stages",
                                    fix="run the same command again to go on")  # fmt: skip
-            sent = trunk(params, batch["inputs"])
+            sent = trunk(params, *batch.arguments)
             if waiting is not None:
                 yield waiting
-            waiting = (batch["rows"][batch["rows"] >= 0] - rows[0], sent)
+            waiting = (batch, sent)
         if waiting is not None:
             yield waiting
 
 
-def _compile(trunk: Any, params: trees.Tree, batches: Sequence[Any]) -> None:
+def _compile(trunk: Any, params: trees.Tree, arguments: Sequence[tuple[Any, ...]]) -> None:
     """Compiles for batches of these shapes, two at a time: a compilation uses one core for most of its time."""
     with ThreadPoolExecutor(2) as pool:
-        begun = [pool.submit(trunk.lower(params, batch["inputs"]).compile) for batch in batches]
+        begun = [pool.submit(trunk.lower(params, *of_batch).compile) for of_batch in arguments]
         for done in begun:
             done.result()
