@@ -36,9 +36,9 @@ def watching() -> Iterator[dict[str, list]]:
     seen: dict[str, list] = {"passed": [], "runs": []}
     shard, begin = Pass._shard, train.train
 
-    def counted(self, examples, rows, *of):
-        seen["passed"].append(len(rows))
-        return shard(self, examples, rows, *of)
+    def counted(self, filling, number, *of):
+        seen["passed"].append(len(filling.groups[number]))
+        return shard(self, filling, number, *of)
 
     def begun(config, path, *of):
         seen["runs"].append(f"{path.parent.name}/{path.name}")

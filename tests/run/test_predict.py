@@ -136,7 +136,8 @@ def test_evaluate_gives_the_runs_own_score(request, kind):
     run = request.getfixturevalue(f"{kind}_run")
     scores, source = predict.evaluate(run.path)
     assert source == run.config.data.test
-    assert scores.summary() == run.result.scores.summary()
+    # the run scored from kept activations, of batches that hold several texts in a row
+    assert scores.summary() == pytest.approx(run.result.scores.summary(), rel=2e-5)
     np.testing.assert_array_equal(scores.confusion, run.result.scores.confusion)
 
 

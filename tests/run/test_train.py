@@ -100,7 +100,8 @@ def test_the_exported_model_opens_with_the_same_probabilities(finished):
     records = sources.read_records(config.data.test, config.data, config.task)
     examples = inputs.make_examples(records, model, config, model.labels)
     probs = probabilities(make_eval_step(model.backbone), model.params, examples, config.train.eval_batch_size)
-    np.testing.assert_array_equal(probs, finished.done.probs)
+    # the run's are of kept activations, from batches that hold several texts in a row
+    np.testing.assert_allclose(probs, finished.done.probs, rtol=2e-5)
     assert np.mean(probs.argmax(1) == examples.labels) == finished.result.scores.accuracy
 
 

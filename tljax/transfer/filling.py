@@ -113,8 +113,8 @@ class Packed:
 
     def make(self, plan: packing.Pack, seed: int | None) -> Batch:
         texts = plan.texts
-        inputs = self.examples.gather(texts, plan.shape[1], seed)
-        rows, at = packing.packed(inputs, self.lengths[texts], plan)
+        lengths = self.lengths[texts]
+        rows, at = packing.packed(self.examples.gather(texts, int(lengths.max()), seed), lengths, plan)
         return Batch(texts, (rows, at), at[at >= 0])
 
     def trunk(self, backbone: Backbone, stages: tuple[int, ...], dtype: str) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """Several texts in one row: a pass through frozen stages meets next to no padding, and one shape or a few.
 
 Texts keep to themselves: attention stays within each, and positions begin anew (`Backbone.packs`). Bins by best fit,
-the longest first. n texts; R rows of L tokens in a batch, and at most M texts.
+the longest first. n texts; R rows of L tokens in a batch, m texts, at most M, of up to T.
 """
 
 import bisect
@@ -95,7 +95,7 @@ def packed(
     """The arrays of a batch from those of its texts.
 
     Args:
-      inputs: name -> (m, L), a text a row, as `Examples.gather` gives them for `pack.texts`.
+      inputs: name -> (m, T), a text a row, as `Examples.gather` gives them for `pack.texts`.
       lengths: int (m,).
 
     Returns name -> (R, L), with `position_ids` and, in place of the mask, the number of the text in its row that a
@@ -108,17 +108,18 @@ def packed(
     first_m = np.repeat(np.cumsum(counts) - counts, counts)  # the first text of the row
     before_m = np.cumsum(lengths) - lengths
     begin_m = row_m * L + before_m - before_m[first_m]
-    column_L = np.arange(L)
-    real_mL = column_L < lengths[:, None]
+    column_T = np.arange(next(iter(inputs.values())).shape[1])
+    real_mT = column_T < lengths[:, None]
+    places = (begin_m[:, None] + column_T)[real_mT]
     at_ML = np.full((M, L), -1, np.int32)
-    at_ML[: len(lengths)][real_mL] = (begin_m[:, None] + column_L)[real_mL]
+    at_ML[: len(lengths), : len(column_T)][real_mT] = places
     numbers_m = np.arange(len(lengths)) - first_m + 1
-    own = {"position_ids": np.broadcast_to(column_L, real_mL.shape),
-           "attention_mask": np.broadcast_to(numbers_m[:, None], real_mL.shape)}  # fmt: skip
+    own = {"position_ids": np.broadcast_to(column_T, real_mT.shape),
+           "attention_mask": np.broadcast_to(numbers_m[:, None], real_mT.shape)}  # fmt: skip
     flat = {}
     for name, value in (dict(inputs) | own).items():
         flat[name] = np.zeros(R * L, np.int32)
-        flat[name][at_ML[: len(lengths)][real_mL]] = value[real_mL]
+        flat[name][places] = value[real_mT]
     return {name: value.reshape(R, L) for name, value in flat.items()}, at_ML
 
 
