@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from _networks import CLASSES, SIZES, batch_of, config_of
 from _speedups import draw
 
 from tljax import models, trees
@@ -43,40 +43,9 @@ from tljax.transfer.quantise import quantise
 
 RESULTS = Path(__file__).parent / "results" / "freeze_strategies.jsonl"
 STRATEGIES = "full,last_1,last_2,last_6,feature_extraction,bitfit,norms,embeddings_frozen"
-SIZES = {"base": (12, 768), "small": (6, 384)}  # layers, width
-RESNETS = {"base": ("bottleneck", (3, 4, 6, 3), (256, 512, 1024, 2048)),  # ResNet-50
-           "small": ("basic", (2, 2, 2, 2), (64, 128, 256, 512))}  # fmt: skip  # ResNet-18
 FAILURES = (jax.errors.JaxRuntimeError, MemoryError, TljaxError, ValueError)  # out of memory is the first
-CLASSES, STEPS_PLANNED = 10, 1000
+STEPS_PLANNED = 1000
 SETTINGS = ("size", "layers", "width", "batch", "length", "pixels", "dtype", "steps", "repeats", "seed")
-
-
-def config_of(family: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Fields of config.json; what is left out is transformers' base size."""
-    layers, width = options.layers or SIZES[options.size][0], options.width or SIZES[options.size][1]
-    if family == "resnet":
-        kind, depths, sizes = RESNETS[options.size]
-        return {"model_type": "resnet", "layer_type": kind, "depths": depths, "hidden_sizes": sizes,
-                "image_size": options.pixels}  # fmt: skip
-    if family == "gpt2":
-        return {"model_type": "gpt2", "n_layer": layers, "n_embd": width, "n_head": width // 64}
-    return {"model_type": family, "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": width // 64,
-            "intermediate_size": 4 * width, "image_size": options.pixels}  # fmt: skip
-
-
-def batch_of(backbone: models.Backbone, options: argparse.Namespace) -> Batch:
-    """Random examples, without padding."""
-    rng, inputs = np.random.default_rng(options.seed), {}
-    for name, leaf in backbone.example().items():
-        shape = (options.batch, options.length) if len(leaf.shape) == 2 else (options.batch, *leaf.shape[1:])
-        if name == "input_ids":
-            inputs[name] = rng.integers(1, 20_000, shape).astype(np.int32)
-        elif name == "pixel_values":
-            inputs[name] = rng.normal(size=shape).astype(np.float32)
-        else:
-            inputs[name] = np.full(shape, int(name == "attention_mask"), np.int32)
-    labels = rng.integers(0, CLASSES, options.batch).astype(np.int32)
-    return jax.device_put({"inputs": inputs, "labels": labels, "weights": np.ones(options.batch, np.float32)})
 
 
 def expected(family: str, strategy: str, layers: int, cached: bool) -> float | None:
@@ -167,7 +136,7 @@ def measure(family: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One record for each strategy of a family on the default device."""
     backbone = models.build(config_of(family, options), num_labels=CLASSES, dtype=options.dtype)
     layers = sum(name.startswith("layer_") for name in backbone.stage_names)
-    params, batch = backbone.init(jax.random.key(options.seed)), batch_of(backbone, options)
+    params, batch = backbone.init(jax.random.key(options.seed)), jax.device_put(batch_of(backbone, options))
     full_floor = floor(backbone, _plan(backbone, "full"), batch["inputs"]).total
     records, cases = [], []
     for strategy in options.strategies.split(","):

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "tljax"
 
 # A room may import itself and the rooms on the floors below; rooms on one floor do not know each other.
 FLOORS = (
-    {"errors", "trees", "checks"},
+    {"errors", "trees", "checks", "mesh"},
     {"config"},
     {"models", "data"},
     {"weights"},
@@ -20,6 +20,7 @@ FLOORS = (
     {"evaluate"},
     {"run"},
     {"cli"},
+    {"launch"},
     {"__main__"},
 )
 NEIGHBOURS = {("trees", "errors")}  # trees speaks in the one error family

@@ -15,7 +15,16 @@ import pytest
 from PIL import Image
 
 from tljax import models
-from tljax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, TransferConfig, to_dict
+from tljax.config import (
+    Config,
+    DataConfig,
+    DeviceConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    TransferConfig,
+    to_dict,
+)
 from tljax.run import publish
 from tljax.run.train import Result, train
 from tljax.run.workdir import Workdir
@@ -122,6 +131,7 @@ def text_config(root: Path, **changes: dict[str, Any]) -> Config:
         transfer=TransferConfig(strategy="last_k", k=1),
         optim=OptimConfig(learning_rate=5e-3, warmup_fraction=0.0),
         train=TrainConfig(batch_size=16, eval_batch_size=16, epochs=6, log_every_steps=1),
+        device=DeviceConfig(count=1),
     )  # fmt: skip
     return changed(config, **changes)
 
@@ -139,6 +149,7 @@ def image_config(root: Path, **changes: dict[str, Any]) -> Config:
         transfer=TransferConfig(strategy="full", layer_decay=0.8),
         optim=OptimConfig(learning_rate=2e-3, warmup_fraction=0.0),
         train=TrainConfig(batch_size=8, eval_batch_size=8, epochs=4, log_every_steps=1),
+        device=DeviceConfig(count=1),
     )
     return changed(config, **changes)
 

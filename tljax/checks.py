@@ -1,10 +1,12 @@
-"""What a setting is made of: its default, what it means, its unit, and the check that it has to pass."""
+"""What a setting is made of: its default, what it means, its unit, and the check that it has to pass; all settings of a
+config by name."""
 
 import dataclasses
 import difflib
 import math
 import sys
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Check = Callable[[Any], str]  # the empty string, or what is expected instead
@@ -48,3 +50,33 @@ def pairs(value: Any) -> str:
     """(pattern, group) pairs of strings."""
     fits = all(isinstance(v, tuple | list) and len(v) == 2 and all(isinstance(x, str) for x in v) for v in value)
     return "" if fits else "pairs of a pattern and frozen, body or head"
+
+
+def settings(config: Any, prefix: str = "config.") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """(name on the command line, field, value) of every setting, in order of definition."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from settings(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field, value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple | list)
+    return isinstance(value, hint)
+
+
+def faults(config: Any) -> Iterator[str]:
+    """Each setting that does not pass its check, with what was found and expected."""
+    for name, field, value in settings(config):
+        if not _fits(value, field.type):
+            kind = getattr(field.type, "__name__", field.type)
+            yield f"--{name}: found {value!r} ({type(value).__name__}), expected {kind}"
+        elif (check := field.metadata["check"]) and (expected := check(value)):
+            yield f"--{name}: found {value!r}, expected {expected}"

@@ -1,6 +1,8 @@
-"""The command line: tljax train | compare | eval | predict | export | convert | show."""
+"""The command line: tljax train | compare | plan | eval | predict | export | convert | show."""
 
+import contextlib
 import difflib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +13,8 @@ from tljax.errors import ConfigError, TljaxError, printable
 
 if TYPE_CHECKING:
     from absl import flags
+
+    from tljax.config import Config
 
 USAGE = """\
 usage: tljax COMMAND [--flag=value …]
@@ -25,12 +29,16 @@ usage: tljax COMMAND [--flag=value …]
                                           a checkpoint of another kind as a Hugging Face folder
   compare  --config=FILE --workdir=DIR --strategies=head,last_2,full [--seeds=3] [--minutes=0] [--config.a.b=value …]
                                           strategies side by side: scores, time, memory, and which to take
+  plan     --config=FILE [--topology=v5e:4x4] [--classes=N] [--largest_batch] [--json] [--config.a.b=value …]
+                                          memory, FLOPs and traffic of a step, compiled for devices here or elsewhere
   show     [REF] [--strategy=NAME] [--k=N]
                                           family, parameters by stage, freeze table of a checkpoint; alone: the families
 
 tljax train --help lists every setting. Exit codes: 0 done, 64 bad configuration, 65 bad data, 66 bad weights
-or checkpoint, 70 diverged or out of memory, 74 cannot write, 75 stopped by a signal and saved, 1 a bug.
+or checkpoint, 69 a process or host was lost, 70 diverged or out of memory, 74 cannot write, 75 stopped by a signal
+and saved, 1 a bug.
 """
+OWNERS = ("train", "compare")  # commands that own their GPUs while they run
 CONFIG_FILE = "a Python file with get_config() that gives a tljax.config.Config"
 
 
@@ -46,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(name, COMMANDS, 1)
             raise ConfigError(f"tljax {name}", "no such command", f"one of {', '.join(COMMANDS)}",
                               f"did you mean {near[0]!r}?" if near else "")  # fmt: skip
+        if name not in OWNERS:  # a person may do other things beside on the same GPU: memory as it is needed
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         COMMANDS[name](rest)
         sys.stdout.flush()
     except TljaxError as error:
@@ -67,14 +77,17 @@ def _train(arguments: list[str]) -> None:
         print("usage: tljax train --config=FILE --workdir=DIR [--config.a.b=value …]\n\n" + settings.help_text())
         return
     values = _parse("train", arguments, {"workdir": None}, config=True)
-    config = values["config"].value
-    if not isinstance(config, settings.Config):
-        raise ConfigError("--config", f"get_config() gives a {type(config).__name__}", CONFIG_FILE)
-    config = settings.validate(config)
+    config = _validated(values["config"].value)
     _quiet()
-    from tljax.run import beside
+    from tljax import mesh
+    from tljax.run import beside, cluster, devices, processes
 
-    results = beside.train_all(config, Path(values["workdir"].value))
+    found = cluster.found(os.environ)
+    devices.prepare(config, found)
+    with processes.Group(found, config.device.stall_s) if found else contextlib.nullcontext() as group:
+        results = beside.train_all(config, Path(values["workdir"].value), group=group)
+        if not mesh.lead():
+            return
     print("\n" + beside.render(results))
     if sentence := beside.verdict(results):
         print(f"\n{sentence}")
@@ -84,26 +97,44 @@ def _train(arguments: list[str]) -> None:
 
 
 def _compare(arguments: list[str]) -> None:
-    from tljax import config as settings
-
     names = {"workdir": None, "strategies": None, "seeds": "3", "minutes": "0"}
     values = _parse("compare", arguments, names, config=True)
-    config = values["config"].value
-    if not isinstance(config, settings.Config):
-        raise ConfigError("--config", f"get_config() gives a {type(config).__name__}", CONFIG_FILE)
-    config = settings.validate(config)
-    if not values["seeds"].value.isdecimal():
-        raise ConfigError("--seeds", f"{values['seeds'].value!r}", "a whole number")
+    config = _validated(values["config"].value)
+    seeds = _whole(values, "seeds")
     try:
         minutes = float(values["minutes"].value)
     except ValueError:
         raise ConfigError("--minutes", f"{values['minutes'].value!r}", "a number") from None
     _quiet()
-    from tljax.run import compare
+    from tljax.run import cluster, compare, devices
 
+    if found := cluster.found(os.environ):
+        raise ConfigError(
+            "tljax compare", f"{found.processes or 'several'} processes", "one, with any number of devices"
+        )
+    devices.prepare(config, None)
     path = Path(values["workdir"].value)
-    compare.compare(config, path, values["strategies"].value, int(values["seeds"].value), minutes)
+    compare.compare(config, path, values["strategies"].value, seeds, minutes)
     print(f"\npicture  {path}/compare.png\nreport   {path}/compare.html")
+
+
+def _plan(arguments: list[str]) -> None:
+    switches = {"largest_batch": "false", "json": "false"}
+    given = [f"{a}=true" if a.removeprefix("--") in switches else a for a in arguments]
+    values = _parse("plan", given, {"topology": "local", "classes": "0", **switches}, config=True)
+    config = _validated(values["config"].value)
+    classes = _whole(values, "classes")
+    _quiet()
+    if values["topology"].value != "local":
+        os.environ["JAX_PLATFORMS"] = "cpu"  # for the little that is computed here
+    from tljax.run import devices, inputs, plan
+
+    devices.prepare(config, None)
+    planner = plan.planner(config, values["topology"].value, classes or len(inputs.read(config).classes))
+    found = planner.at(config.train.batch_size)
+    if values["largest_batch"].value == "true":
+        found = planner.largest(found)
+    print(json.dumps(plan.as_json(found)) if values["json"].value == "true" else plan.render(found))
 
 
 def _eval(arguments: list[str]) -> None:
@@ -148,20 +179,20 @@ def _convert(arguments: list[str]) -> None:
 
 def _show(arguments: list[str]) -> None:
     values = _parse("show", arguments, {"strategy": "full", "k": "2", "revision": ""}, positional="[REF]")
-    if not values["k"].value.isdecimal():
-        raise ConfigError("--k", f"{values['k'].value!r}", "a whole number")
+    k = _whole(values, "k")
     _quiet()
     from tljax.run import show
 
     if not values["[REF]"]:
         print(show.families())
         return
-    print(show.show(values["[REF]"], values["strategy"].value, int(values["k"].value), values["revision"].value))
+    print(show.show(values["[REF]"], values["strategy"].value, k, values["revision"].value))
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "compare": _compare,
+    "plan": _plan,
     "eval": _eval,
     "predict": _predict,
     "export": _export,
@@ -212,6 +243,20 @@ def _parse(command: str, arguments: list[str], names: dict[str, str | None], con
     }
 
 
+def _validated(config: Any) -> "Config":
+    from tljax import config as settings
+
+    if not isinstance(config, settings.Config):
+        raise ConfigError("--config", f"get_config() gives a {type(config).__name__}", CONFIG_FILE)
+    return settings.validate(config)
+
+
+def _whole(values: dict[str, Any], name: str) -> int:
+    if not values[name].value.isdecimal():
+        raise ConfigError(f"--{name}", f"{values[name].value!r}", "a whole number")
+    return int(values[name].value)
+
+
 def _define_config(arguments: list[str], values: "flags.FlagValues") -> None:
     from ml_collections import config_flags
 
@@ -243,6 +288,7 @@ def _unknown_setting(arguments: list[str], error: KeyError) -> ConfigError:
 
 def _quiet() -> None:
     """Settings of the environment that must stand before JAX is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on CPU features
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 

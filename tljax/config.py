@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from tljax.checks import number, one_of, pairs, rate_or_unset, setting
+from tljax.checks import faults, number, one_of, pairs, rate_or_unset, setting, settings
 from tljax.errors import ConfigError
 
 PARTS = (
@@ -171,11 +171,29 @@ class TrainConfig:
 
 
 @dataclasses.dataclass
+class DeviceConfig:
+    """The devices and processes that a run is divided among."""
+
+    count: int = setting(0, "how many devices; 0: all of them", check=number(0, 65536))
+    platform: str = setting("any", "the kind of device to run on; a run never falls back to another",
+                            check=one_of("any", "cpu", "gpu", "tpu"))  # fmt: skip
+    deterministic: bool = setting(False, "GPUs: the same bits in every run and after every resume, by slower programs; "
+                                         "CPUs and TPUs give them anyway")  # fmt: skip
+    stall_s: float = setting(900.0, "several processes: one that takes no step for so long is taken for stuck, and all "
+                                    "are ended; 0: never", "seconds", number(0))  # fmt: skip
+    compile_cache_gb: float = setting(5.0, "compiled programs are kept below $TLJAX_CACHE, else ~/.cache/tljax; the "
+                                           "oldest go above that; 0: none are kept", "GB", number(0))  # fmt: skip
+
+
+@dataclasses.dataclass
 class Config:
     """One run."""
 
     task: str = setting("text", "kind of input", check=one_of("text", "image"))
     seed: int = setting(0, "head initialisation, order of examples, dropout, augmentation", check=number(0, 2**31 - 1))
+    parallel: str = setting("data", "how a batch is divided among devices: data: parameters and optimizer state on "
+                                    "each; fsdp: those divided too; pmap: as data, by jax.pmap, to compare with",
+                            check=one_of("data", "fsdp", "pmap"))  # fmt: skip
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
@@ -183,26 +201,7 @@ class Config:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
-
-
-def settings(config: Any, prefix: str = "config.") -> Iterator[tuple[str, dataclasses.Field, Any]]:
-    """(name on the command line, field, value) of every setting, in order of definition."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from settings(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, field, value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple | list)
-    return isinstance(value, hint)
+    device: DeviceConfig = dataclasses.field(default_factory=DeviceConfig)
 
 
 def validate(config: Config) -> Config:
@@ -211,18 +210,8 @@ def validate(config: Config) -> Config:
     Raises:
       ConfigError: lists every setting that does not pass, with what was found and expected.
     """
-    problems = []
-    for name, field, value in settings(config):
-        if not _fits(value, field.type):
-            kind = getattr(field.type, "__name__", field.type)
-            problems.append(f"--{name}: found {value!r} ({type(value).__name__}), expected {kind}")
-        elif check := field.metadata["check"]:
-            if expected := check(value):
-                problems.append(f"--{name}: found {value!r}, expected {expected}")
-    if not problems:
-        problems = list(_contradictions(config))
-    if problems:
-        raise ConfigError("configuration", f"{len(problems)} setting(s) do not pass", details=problems)
+    if found := [*faults(config)] or [*_contradictions(config)]:
+        raise ConfigError("configuration", f"{len(found)} setting(s) do not pass", details=found)
     return config
 
 

@@ -50,6 +50,12 @@ class WeightsError(TljaxError):
     exit_code = 66
 
 
+class LostError(TljaxError):
+    """A process, host or coordinator that is not there, or no longer (exit 69)."""
+
+    exit_code = 69
+
+
 class DivergedError(TljaxError):
     """Numbers that are no longer finite, or a device out of memory (exit 70)."""
 

@@ -6,7 +6,7 @@ import checkpoints
 import numpy as np
 import pytest
 
-from tljax import trees
+from tljax import mesh, trees
 from tljax.data.text import Ragged, TextExamples
 from tljax.transfer import filling
 from tljax.transfer.cache import Cache, Pass
@@ -47,8 +47,9 @@ def test_what_several_texts_in_a_row_give(name):
 
 
 def test_rows_do_hold_several():
-    made = filling.chosen(checkpoints.load("bert").backbone, texts(0), [np.arange(len(LENGTHS))], 3)
+    made = filling.chosen(checkpoints.load("bert").backbone, texts(0), [np.arange(len(LENGTHS))], 3, mesh.single())
     assert max(len(row) for plan in made.plans(0) for row in plan.rows) > 1
+    one = mesh.single()
     assert isinstance(
-        filling.chosen(checkpoints.load("deberta-v2").backbone, texts(0), [np.arange(3)], 3), filling.Padded
+        filling.chosen(checkpoints.load("deberta-v2").backbone, texts(0), [np.arange(3)], 3, one), filling.Padded
     )

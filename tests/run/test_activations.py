@@ -3,6 +3,7 @@
 import pytest
 import tiny
 
+from tljax import mesh
 from tljax.run import activations, adapting
 from tljax.run.together import Together
 from tljax.transfer import phases
@@ -19,6 +20,6 @@ def test_gradual_unfreezing_starts_from_what_pays(tmp_path, mode, starts):
     model = adapting.load(config, together.tables(config).classes)
     examples = together.examples(config, model)
     planned = phases.of(model.backbone, config.transfer, config.train.epochs)
-    kept = activations.plan(config, model.backbone, examples, planned, None, lambda: False)
+    kept = activations.plan(config, model.backbone, examples, planned, None, lambda: False, mesh.single())
     assert kept.starts == starts
     assert kept.ahead(0) == {start for start in starts[1:] if start}

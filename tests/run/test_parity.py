@@ -12,7 +12,7 @@ import tiny
 from PIL import Image
 from theirs import opened
 
-from tljax.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from tljax.config import Config, DataConfig, DeviceConfig, ModelConfig, OptimConfig, TrainConfig
 from tljax.data import sources
 
 COUNT = 100  # real examples
@@ -59,6 +59,7 @@ def test_a_hundred_questions(request, testdata, torch_side, tmp_path, kind):
         data=DataConfig(train=str(train), test=str(test), validation_fraction=0.0, max_length=96, max_buckets=1),
         optim=OptimConfig(learning_rate=3e-3 if kind == "stories" else 2e-4, warmup_fraction=0.0),
         train=QUICK,
+        device=DeviceConfig(count=1),
     )
     run = tiny.run(tmp_path, tmp_path / "run", config)
     model = run.path / "model"
@@ -93,6 +94,7 @@ def test_a_hundred_photos(testdata, torch_side, tmp_path):
         data=DataConfig(train=str(tmp_path / "train"), test=str(tmp_path / "test"), validation_fraction=0.0),
         optim=OptimConfig(learning_rate=2e-4, warmup_fraction=0.0),
         train=QUICK,
+        device=DeviceConfig(count=1),
     )
     run = tiny.run(tmp_path, tmp_path / "run", config)
     model = run.path / "model"

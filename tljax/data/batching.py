@@ -144,7 +144,8 @@ def _planned(indices: np.ndarray, lengths: np.ndarray, edges: np.ndarray) -> Pla
     return Planned(indices, int(edges[np.searchsorted(edges, lengths[indices].max())]))
 
 
-def collate(examples: Examples, planned: Planned, batch_size: int, seed: int | None = None) -> dict[str, Any]:
+def collate(examples: Examples, planned: Planned, batch_size: int, seed: int | None = None,
+            held: np.ndarray | None = None) -> dict[str, Any]:  # fmt: skip
     """The arrays of one batch, always batch_size rows.
 
     Padded rows repeat the first row, with weight 0: a row without any token would make NaN in a mean over tokens,
@@ -152,26 +153,29 @@ def collate(examples: Examples, planned: Planned, batch_size: int, seed: int | N
 
     Args:
       seed: of augmentation; None: none.
+      held: the rows (H,) that are made here, of a batch whose others are made elsewhere (mesh.py); None: all.
 
     Returns:
-      {"inputs": {name: (B, …)}, "labels": int32 (B,) (0 where unlabelled), "weights": float32 (B,), 1 on examples
-      and 0 on padding, "rows": int32 (B,) example index, -1 on padding}.
+      {"inputs": {name: (H, …)}, "labels": int32 (H,) (0 where unlabelled), "weights": float32 (H,), 1 on examples
+      and 0 on padding, "rows": int32 (B,) example index, -1 on padding, of the whole batch}.
     """
-    real = len(planned.indices)
     rows, valid = _filled(planned, batch_size)
-    inputs = examples.gather(planned.indices, planned.length, seed)
-    if real < batch_size:
-        fill = np.r_[:real, [0] * (batch_size - real)]
-        inputs = {name: x[fill] for name, x in inputs.items()}
-    return {"inputs": inputs, **_targets(examples, rows, valid)}
+    at = np.where(valid, np.arange(batch_size), 0)[slice(None) if held is None else held]
+    need, places = np.unique(at, return_inverse=True)
+    inputs = examples.gather(planned.indices[need], planned.length, seed)
+    if not np.array_equal(places, np.arange(len(need))):
+        inputs = {name: x[places] for name, x in inputs.items()}
+    return {"inputs": inputs, **_targets(examples, rows, valid, held)}
 
 
-def stack(examples: Examples, plans: Sequence[Planned], batch_size: int, seed: int | None = None) -> dict[str, Any]:
+def stack(examples: Examples, plans: Sequence[Planned], batch_size: int, seed: int | None = None,
+          held: np.ndarray | None = None) -> dict[str, Any]:  # fmt: skip
     """The arrays of several batches of one length, each as `collate` makes it, with an axis for the batches before."""
     rows, valid = (np.stack(parts) for parts in zip(*(_filled(plan, batch_size) for plan in plans), strict=True))
-    inputs = examples.gather(rows.reshape(-1), plans[0].length, seed)
-    return {"inputs": {name: x.reshape(*rows.shape, *x.shape[1:]) for name, x in inputs.items()},
-            **_targets(examples, rows, valid)}  # fmt: skip
+    own = rows if held is None else rows[:, held]
+    inputs = examples.gather(own.reshape(-1), plans[0].length, seed)
+    return {"inputs": {name: x.reshape(*own.shape, *x.shape[1:]) for name, x in inputs.items()},
+            **_targets(examples, rows, valid, held)}  # fmt: skip
 
 
 def _filled(planned: Planned, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +188,8 @@ def _filled(planned: Planned, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.arange(batch_size) < real
 
 
-def _targets(examples: Examples, rows: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
-    labels = np.zeros(rows.shape, np.int32) if examples.labels is None else examples.labels[rows]
-    return {"labels": labels.astype(np.int32), "weights": valid.astype(np.float32),
+def _targets(examples: Examples, rows: np.ndarray, valid: np.ndarray, held: np.ndarray | None) -> dict[str, Any]:
+    own, real = (rows, valid) if held is None else (rows[..., held], valid[..., held])
+    labels = np.zeros(own.shape, np.int32) if examples.labels is None else examples.labels[own]
+    return {"labels": labels.astype(np.int32), "weights": real.astype(np.float32),
             "rows": np.where(valid, rows, -1).astype(np.int32)}  # fmt: skip

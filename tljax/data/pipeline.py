@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tljax.data.batching import Examples, Planned, collate
 
 Plan = TypeVar("Plan")
@@ -18,6 +20,7 @@ def batches(
     start: int = 0,
     threads: int = 2,
     prefetch: int = PREFETCH,
+    held: np.ndarray | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The batches plans[start:], in order, made by grain's threads.
 
@@ -31,6 +34,7 @@ def batches(
       seed: of augmentation; None: none.
       threads: 0: everything in the caller's thread.
       prefetch: batches made ahead.
+      held: as for `collate`.
 
     Yields:
       What `batching.collate` returns.
@@ -40,7 +44,7 @@ def batches(
     """
     if not 0 <= start <= len(plans):
         raise ValueError(f"start is {start}, expected 0 to {len(plans)}")
-    return made(lambda planned: collate(examples, planned, batch_size, seed), plans[start:], threads, prefetch)
+    return made(lambda planned: collate(examples, planned, batch_size, seed, held), plans[start:], threads, prefetch)
 
 
 def made(

@@ -78,6 +78,8 @@ class Backbone:
         reads: the train step then differentiates the rows (rows.py).
       packs: whether a row may hold several texts: `position_ids` (B, T) then say where in its text each token stands,
         and `attention_mask` (B, T, T) which tokens it may see. All stages but the upper two map tokens to tokens.
+      gather: the jax.sharding.Sharding that a stage's parameters are brought to where it reads them, and again on the
+        way back, so that no more than one stage is whole at a time; None: they lie as they are read.
     """
 
     stages: tuple[Stage, ...]
@@ -85,6 +87,7 @@ class Backbone:
     lookups: tuple[tuple[str, str], ...] = ()
     remat: bool = False
     packs: bool = False
+    gather: jax.sharding.Sharding | None = None
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -125,7 +128,7 @@ class Backbone:
             own, _ = trees.partition(stats, stage.owns)
             with jax.named_scope(stage.name):
                 called = stage.params(trees.unflatten(own)) if own else {}
-                x, moved = run(stage.module, stage.params(params), x, train, drawn, called)
+                x, moved = run(stage.module, stage.params(params), x, train, drawn, called, self.gather)
             stats = stats | stage.named(moved)
         return x, stats
 
@@ -192,10 +195,13 @@ class Architecture:
     reserved: Callable[[Mapping[str, Any]], int] = lambda fields: 0
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=(0, 3, 6))
 def _applied(module: nn.Module, params: Mapping[str, Any], x: Activations, train: bool, key: jax.Array | None,
-             stats: Mapping[str, Any]) -> tuple[Activations, Mapping[str, Any]]:  # fmt: skip
+             stats: Mapping[str, Any],
+             gather: jax.sharding.Sharding | None) -> tuple[Activations, Mapping[str, Any]]:  # fmt: skip
     """One stage, and the statistics that it moved; equal stages are traced and lowered once."""
+    if gather is not None:
+        params = jax.lax.with_sharding_constraint(params, gather)
     rngs = None if key is None else {"dropout": key}
     if not stats:
         return module.apply({"params": params}, x, train, rngs=rngs), {}
@@ -205,8 +211,8 @@ def _applied(module: nn.Module, params: Mapping[str, Any], x: Activations, train
 
 # Without a rule XLA keeps what it comes upon, so that the queries of a layer stay in two layouts and its activation
 # function before and after: LoRA on BERT-base, 8 x 128 tokens on a CPU, has temporaries of 848 MB, and 700 with it.
-_differentiated = jax.checkpoint(_applied, static_argnums=(0, 3), policy=remat.is_product)
-_recomputed = jax.checkpoint(_applied, static_argnums=(0, 3))
+_differentiated = jax.checkpoint(_applied, static_argnums=(0, 3, 6), policy=remat.is_product)
+_recomputed = jax.checkpoint(_applied, static_argnums=(0, 3, 6))
 
 
 @functools.lru_cache(maxsize=256)

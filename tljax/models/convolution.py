@@ -2,12 +2,14 @@
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from tljax.mesh import AXIS
 from tljax.models import kernels
 from tljax.models.backbone import Activations
 from tljax.models.kernels import last
@@ -70,6 +72,16 @@ def shifted(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding
     return total.astype(x.dtype)
 
 
+def over_devices() -> tuple[int, Callable[[jax.Array], jax.Array]]:
+    """How many devices have divided a batch by hand (jax.pmap), and what takes the mean over them. Elsewhere a program
+    sees the whole batch: 1, and the value itself."""
+    try:
+        devices = jax.lax.axis_size(AXIS)
+    except NameError:  # no such axis
+        return 1, lambda x: x
+    return devices, lambda x: jax.lax.pmean(x, AXIS)
+
+
 class BatchNorm(nn.Module):
     """Normalises each channel (Ioffe & Szegedy 2015), in float32 whatever the dtype of `x`.
 
@@ -95,9 +107,10 @@ class BatchNorm(nn.Module):
 
     def _moved(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and variance of the batch; the running ones go towards them, the variance unbiased, as in PyTorch."""
-        count = x.size // x.shape[-1]
-        mean = x.mean((0, 1, 2))
-        var = jnp.square(x - last(mean, x)).mean((0, 1, 2))
+        devices, of_all = over_devices()
+        count = x.size // x.shape[-1] * devices
+        mean = of_all(x.mean((0, 1, 2)))
+        var = of_all(jnp.square(x - last(mean, x)).mean((0, 1, 2)))
         for name, new in (("mean", mean), ("var", var * (count / max(count - 1, 1)))):
             old = self.get_variable("batch_stats", name)
             self.put_variable("batch_stats", name, old + self.momentum * (jax.lax.stop_gradient(new) - old))

@@ -44,6 +44,10 @@ def elementwise(function: F) -> F:
 
 def after(x: jax.Array, values: jax.Array) -> jax.Array:
     """`values`, made when x is there, by what no compiler can know of x: 0 is added where it is a number, and where it
-    is none nothing matters any more."""
-    number = x.reshape(-1)[0]
+    is none nothing matters any more.
+
+    Of one number in each row of a batch: a single one would have to be sent to all devices, in each layer.
+    """
+    rows = x.ndim == values.ndim > 0 and x.shape[0] == values.shape[0]
+    number = x[:, *[slice(0, 1)] * (x.ndim - 1)] if rows else x.reshape(-1)[0]
     return values + (number != number).astype(values.dtype)

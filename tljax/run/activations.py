@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tljax import trees
+from tljax import mesh, trees
 from tljax.config import Config
 from tljax.data import batching
+from tljax.mesh import Layout
 from tljax.models import Backbone
 from tljax.run import inputs, progress
 from tljax.transfer import phases, worth
@@ -40,6 +41,7 @@ class Kept:
     cache: Cache
     why: str
     stopping: Callable[[], bool]
+    layout: Layout
 
     def of(self, number: int, params: trees.Flat, split: str,
            also: Iterable[int] = ()) -> Activations | inputs.Examples:  # fmt: skip
@@ -54,7 +56,7 @@ class Kept:
             return examples
         drawn = seeds(self.config, split)
         with progress.bar(f"frozen stages, {split}", len(examples) * len(drawn)) as bar:
-            made = passing(self.config, self.backbone, params, bar.update, self.stopping)(
+            made = passing(self.config, self.backbone, params, bar.update, self.stopping, self.layout)(
                 self.cache, examples, sorted({start, *also}), drawn)  # fmt: skip
         return made[start]
 
@@ -69,7 +71,7 @@ class Kept:
 
 
 def plan(config: Config, backbone: Backbone, examples: Mapping[str, inputs.Examples], planned: Sequence[phases.Phase],
-         chosen: Chosen | None, stopping: Callable[[], bool]) -> Kept:  # fmt: skip
+         chosen: Chosen | None, stopping: Callable[[], bool], layout: Layout) -> Kept:  # fmt: skip
     """Decides for all phases of a run at once.
 
     Args:
@@ -80,7 +82,7 @@ def plan(config: Config, backbone: Backbone, examples: Mapping[str, inputs.Examp
     passes = {stage: sum(phase.epochs for phase in planned if phase.plan.lowest == stage) for stage in stages}
     chosen = chosen or choose(config, backbone, examples, passes)
     starts = tuple(p.lowest if p.lowest in chosen.stages else 0 for p in plans)
-    return Kept(config, backbone, examples, plans, starts, chosen.cache, chosen.why, stopping)
+    return Kept(config, backbone, examples, plans, starts, chosen.cache, chosen.why, stopping, layout)
 
 
 def choose(config: Config, backbone: Backbone, examples: Mapping[str, inputs.Examples],
@@ -102,16 +104,16 @@ def choose(config: Config, backbone: Backbone, examples: Mapping[str, inputs.Exa
                          augmented(config))  # fmt: skip
     folder = worth.default_folder(config.cache)
     decision = worth.decide(config.cache, load, folder)
-    cache = Cache(folder if decision.mode == "disk" else None, int(config.cache.limit_gb * 1e9))
-    return Chosen(cache, tuple(stages) if decision.mode != "off" else (), decision.why)
+    mode, why = mesh.agreed([decision.mode, decision.why])  # the room that each host has may differ
+    cache = Cache(folder if mode == "disk" else None, int(config.cache.limit_gb * 1e9))
+    return Chosen(cache, tuple(stages) if mode != "off" else (), why)
 
 
 def passing(config: Config, backbone: Backbone, params: trees.Flat, show: Callable[[int], None],
-            stopping: Callable[[], bool]) -> Pass:  # fmt: skip
+            stopping: Callable[[], bool], layout: Layout) -> Pass:  # fmt: skip
     """A pass through the frozen stages, as the settings say."""
-    return Pass(
-        backbone, params, config.train.eval_batch_size, config.data.threads, stored_dtype(config), show, stopping
-    )
+    return Pass(backbone, params, config.train.eval_batch_size, config.data.threads, stored_dtype(config), show,
+                stopping, layout)  # fmt: skip
 
 
 def seeds(config: Config, split: str) -> list[int | None]:

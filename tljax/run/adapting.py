@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,14 @@ import jax.numpy as jnp
 from tljax import trees
 from tljax.config import Config
 from tljax.errors import ConfigError, WeightsError
+from tljax.models import Backbone
 from tljax.models.adapted import AdaptedBackbone
 from tljax.models.adapters import KINDS, Adapter
 from tljax.transfer import adapters
 from tljax.weights import adapter_folder
 from tljax.weights.adapter_folder import Learned
 from tljax.weights.load import Model, load_pretrained
+from tljax.weights.outline import outline
 
 
 def load(c: Config, classes: tuple[str, ...]) -> Model:
@@ -30,11 +33,26 @@ def load(c: Config, classes: tuple[str, ...]) -> Model:
 
 def adapted(model: Model, c: Config) -> Model:
     """A plain model, with adapters where the strategy is one."""
+    adapter = adapter_of(c)
+    return model if adapter is None else _put_on(model, adapter, c.seed)
+
+
+def adapter_of(c: Config) -> Adapter | None:
+    """The adapter that the strategy is; None where it is none."""
     if c.transfer.strategy not in KINDS:
-        return model
+        return None
     a = c.adapter
-    adapter = Adapter(c.transfer.strategy, a.rank, a.alpha, a.targets, layers=a.layers, tokens=a.tokens)
-    return _put_on(model, adapter, c.seed)
+    return Adapter(c.transfer.strategy, a.rank, a.alpha, a.targets, layers=a.layers, tokens=a.tokens)
+
+
+def outlined(c: Config, classes: int) -> tuple[dict[str, Any], Backbone]:
+    """The fields of config.json and the network that a config asks for, without a weight."""
+    config, network = outline(
+        c.model.ref, classes, revision=c.model.revision, pooling=c.model.pooling,
+        dropout=None if c.model.dropout < 0 else c.model.dropout, image_size=c.model.image_size or None,
+        vocab_size=c.model.vocab_size or None, dtype=jnp.dtype(c.model.dtype))  # fmt: skip
+    network, adapter = dataclasses.replace(network, remat=c.train.remat), adapter_of(c)
+    return config, network if adapter is None else adapters.adapted(network, adapter, config["model_type"])
 
 
 def _put_on(model: Model, adapter: Adapter, seed: int) -> Model:

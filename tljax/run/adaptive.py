@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tljax import mesh
 from tljax.run import activations
 from tljax.run.training import Go, Prepared, Training
 from tljax.train import loop
@@ -45,7 +46,7 @@ class AdaptiveTraining(Training):
         """Whether the next phase begins here; then it is planned."""
         network, lowest = self.model.backbone, ready.phase.plan.lowest
         before, step = done.distances, int(now.step)
-        done.distances = adaptive.distances(now.trainable, self.given, network.stage_of)
+        done.distances = adaptive.distances(mesh.fetch(now.trainable), self.given, network.stage_of)
         if not before:
             return False
         grew = adaptive.growth(before, done.distances, step / (step - every))

@@ -3,12 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+from tljax import mesh
 from tljax.config import Config, validate
 from tljax.evaluate.metrics import interval, shown
+from tljax.run.processes import Group
 from tljax.run.train import Result, Say, train
 
 
-def train_all(config: Config, path: Path, say: Say = print) -> list[Result]:
+def train_all(config: Config, path: Path, say: Say = print, group: Group | None = None) -> list[Result]:
     """Trains the config's strategy, then each of `transfer.beside` in workdir/beside/<strategy>.
 
     All of them share data, seed, batch size, epochs and rates: what differs is what trains, and for
@@ -23,10 +25,11 @@ def train_all(config: Config, path: Path, say: Say = print) -> list[Result]:
     ]
     for one in (config, *others):  # all are checked before the first one starts
         validate(one)
-    results = [train(config, path, say)]
+    results = [train(config, path, say, group=group)]
     for name, other in zip(names, others, strict=True):
-        say(f"\n— beside it: {name} —")
-        results.append(train(other, path / "beside" / name, say))
+        if mesh.lead():
+            say(f"\n— beside it: {name} —")
+        results.append(train(other, path / "beside" / name, say, group=group))
     return results
 
 

@@ -13,7 +13,7 @@ from tljax.config import Config, settings, to_dict, validate
 from tljax.errors import ConfigError, StoppedError, WriteError
 from tljax.evaluate import comparison
 from tljax.evaluate.comparison import Run, Shared
-from tljax.run import activations, adapting, progress, signals, train, workdir
+from tljax.run import activations, adapting, devices, progress, signals, train, workdir
 from tljax.run.together import Together
 from tljax.train.checkpoint import write_json
 from tljax.transfer import phases, worth
@@ -133,7 +133,7 @@ class _Comparison:
             return
         passes = {stage: self.seeds * sum(p.epochs for own in planned.values() for p in own if p.plan.lowest == stage)
                   for stage in stages}  # fmt: skip
-        chosen = activations.choose(config, model.backbone, examples, passes)
+        chosen, layout = activations.choose(config, model.backbone, examples, passes), devices.layout(config)
         self.say(chosen.why)
         self.together.chosen = dataclasses.replace(chosen, why="")
         if not chosen.stages:
@@ -148,7 +148,7 @@ class _Comparison:
                         seen.append(n)
                         bar.update(n)
 
-                    activations.passing(config, model.backbone, trees.flatten(model.params), show, stopping)(
+                    activations.passing(config, model.backbone, trees.flatten(model.params), show, stopping, layout)(
                         chosen.cache, own, chosen.stages, seeds)  # fmt: skip
         work = {stage: worth.products(model.backbone, stage, 16) for stage in chosen.stages}
         top = max(work.values()) or 1.0

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from tljax import models
+from tljax import mesh, models
 from tljax.config import Config
 from tljax.data import batching, pipeline, sources, text
 from tljax.data.images import ImageExamples
 from tljax.data.preprocess import Preprocess
 from tljax.data.records import Records
 from tljax.errors import DataError, WeightsError
+from tljax.mesh import Layout
 from tljax.transfer.activations import Activations
 from tljax.weights.load import Model
 
@@ -97,6 +98,8 @@ class TrainFeed:
 
     `stretch`: how many batches may come as one stack, where all have one shape.
     `views`: the seeds of the drawings of each example that there are, to be gone round; none: a new one in every epoch.
+    `layout`: the devices that a batch is divided among; a process makes its own rows alone.
+    `accumulate`: the micro-batches that a step cuts a batch into.
     """
 
     examples: Examples | Activations
@@ -106,6 +109,8 @@ class TrainFeed:
     threads: int
     views: tuple[int, ...] = ()
     stretch: int = 1
+    layout: Layout = dataclasses.field(default_factory=mesh.single)
+    accumulate: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,7 +126,17 @@ class TrainFeed:
         seed = self.views[epoch % len(self.views)] if self.views else batching.epoch_seed(self.seed, epoch)
         if self.stretch > 1:
             return self._stacks(self._plans(epoch), seed, start, looks)
-        return pipeline.batches(self.examples, self._plans(epoch), self.batch_size, seed, start, self.threads)
+        return pipeline.batches(self.examples, self._plans(epoch), self.batch_size, seed, start, self.threads,
+                                held=self._held)  # fmt: skip
+
+    def send(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch, or a stack of them, on the devices; `rows` stay on the host."""
+        arrays = {name: value for name, value in batch.items() if name != "rows"}
+        return {**self.layout.send(arrays, int(self.stretch > 1), training=True), "rows": batch["rows"]}
+
+    @property
+    def _held(self) -> np.ndarray | None:
+        return self.layout.held(self.batch_size, self.accumulate)
 
     def _stacks(self, plans: list[batching.Planned], seed: int, start: int,
                 looks: Callable[[int], int]) -> Iterator[dict[str, Any]]:  # fmt: skip
@@ -129,12 +144,14 @@ class TrainFeed:
         while start < len(plans):
             steps = min(self.stretch, looks(start), len(plans) - start)
             own = plans[start : start + steps]
-            made = batching.stack(self.examples, own + own[-1:] * (self.stretch - steps), self.batch_size, seed)
+            filled = own + own[-1:] * (self.stretch - steps)
+            made = batching.stack(self.examples, filled, self.batch_size, seed, self._held)
             yield {**made, "steps": np.int32(steps), "rows": made["rows"][:steps]}
             start += steps
 
     def shapes(self, epoch: int) -> list[dict[str, Any]]:
-        """The batches of an epoch, one of each shape, as jax.ShapeDtypeStruct and in rising order."""
+        """The batches of an epoch, one of each shape, as jax.ShapeDtypeStruct and in rising order; whole, and not as
+        they lie on the devices (`Layout.abstract`)."""
         known = self.examples.lengths
         shortest = np.array([0 if known is None else int(np.argmin(known))])
         lengths = sorted({planned.length for planned in self._plans(epoch)})

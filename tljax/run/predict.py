@@ -14,7 +14,7 @@ from tljax.data.records import Records
 from tljax.errors import ConfigError, DataError, WriteError
 from tljax.evaluate import metrics
 from tljax.evaluate.predict import probabilities
-from tljax.run import adapting, inputs, progress
+from tljax.run import adapting, devices, inputs, progress
 from tljax.run.workdir import read_config
 from tljax.train.step import make_eval_step
 from tljax.weights import adapter_folder
@@ -54,7 +54,8 @@ def predict(path: Path, source: str, output: Path, say: Callable[[str], None] = 
     model, config = open_model(path)
     records = sources.read_records(source, config.data, config.task, labelled=False)
     _tell_bad(records, say)
-    step = make_eval_step(model.backbone)
+    step, layout = make_eval_step(model.backbone), devices.reading(config)
+    params = layout.put(model.params)
     partial = output.with_name(f".{output.name}.partial")
     column = config.data.text_column if config.task == "text" else config.data.image_column
     try:
@@ -68,8 +69,8 @@ def predict(path: Path, source: str, output: Path, say: Callable[[str], None] = 
             for start in range(0, len(records), CHUNK):
                 part = records.take(range(start, min(start + CHUNK, len(records))))
                 examples = inputs.make_examples(part, model, config, None)
-                probs = probabilities(step, model.params, examples, config.train.eval_batch_size, config.data.threads,
-                                      bar.update)  # fmt: skip
+                probs = probabilities(step, params, examples, config.train.eval_batch_size, config.data.threads,
+                                      bar.update, layout)  # fmt: skip
                 for value, row in zip(part.inputs, probs, strict=True):
                     writer.writerow([getattr(value, "name", value), *_verdict(row, model.labels)])
         os.replace(partial, output)
@@ -104,7 +105,8 @@ def evaluate(path: Path, source: str = "", say: Callable[[str], None] = print) -
     records = sources.read_records(source, config.data, config.task)
     _tell_bad(records, say)
     examples = inputs.make_examples(records, model, config, model.labels)
+    layout = devices.reading(config)
     with progress.bar("evaluating", len(examples)) as bar:
-        probs = probabilities(make_eval_step(model.backbone), model.params, examples, config.train.eval_batch_size,
-                              config.data.threads, bar.update)  # fmt: skip
+        probs = probabilities(make_eval_step(model.backbone), layout.put(model.params), examples,
+                              config.train.eval_batch_size, config.data.threads, bar.update, layout)  # fmt: skip
     return metrics.classification(np.asarray(examples.labels), probs, model.labels), source

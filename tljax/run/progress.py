@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from tljax import mesh
+
 LINE_EVERY_S = 30.0  # in a log file
 
 
@@ -19,15 +21,16 @@ class Bar:
         self.first = done
         self.text = ""
         self.terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=done, desc=title, unit="ex", disable=not self.terminal, leave=True,
-                        dynamic_ncols=True, bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} "
-                        "[{elapsed}, {remaining} left, {rate_fmt}{postfix}]")  # fmt: skip
+        self.silent = not mesh.lead()
+        shape = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} [{elapsed}, {remaining} left, {rate_fmt}{postfix}]"
+        self.bar = tqdm(total=total, initial=done, desc=title, unit="ex", leave=True, dynamic_ncols=True,
+                        disable=not self.terminal or self.silent, bar_format=shape)  # fmt: skip
 
     def update(self, examples: int) -> None:
         self.done += examples
         self.bar.update(examples)
         now = time.monotonic()
-        if not self.terminal and (now - self.last > LINE_EVERY_S or self.done >= self.total):
+        if not self.terminal and not self.silent and (now - self.last > LINE_EVERY_S or self.done >= self.total):
             rate = (self.done - self.first) / max(now - self.start, 1e-9)
             left = (self.total - self.done) / max(rate, 1e-9)
             print(f"{self.title}: {self.done:,} of {self.total:,} examples, {rate:,.0f}/s, {left:,.0f} s left"

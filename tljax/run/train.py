@@ -7,13 +7,13 @@ from pathlib import Path
 
 import jax
 
-from tljax import trees
-from tljax.config import Config, validate
+from tljax import mesh, trees
+from tljax.config import Config, to_dict, validate
 from tljax.data import sources
 from tljax.errors import DivergedError, WeightsError, printable
 from tljax.evaluate import metrics
 from tljax.models.adapters import LOW_RANK
-from tljax.run import activations, adapting, memory, publish, signals, workdir
+from tljax.run import activations, adapting, devices, memory, processes, publish, signals, workdir
 from tljax.run.adaptive import AdaptiveTraining
 from tljax.run.together import Together
 from tljax.run.training import StepCost, Training
@@ -41,7 +41,8 @@ class Result:
     cost: StepCost | None  # of the phase that takes most memory, for who asked with `together`; None: nothing compiled
 
 
-def train(config: Config, path: Path, say: Say = print, together: Together | None = None) -> Result:
+def train(config: Config, path: Path, say: Say = print, together: Together | None = None,
+          group: processes.Group | None = None) -> Result:  # fmt: skip
     """Trains, evaluates and exports; called again on the same workdir it goes on, bit for bit.
 
     Args:
@@ -49,13 +50,16 @@ def train(config: Config, path: Path, say: Say = print, together: Together | Non
       path: the workdir.
       say: prints a line for the user.
       together: what this run shares with others on the same data.
+      group: the processes that it is divided among; each of them has to call this. The first one speaks and writes.
 
     Raises:
       TljaxError: see errors.py; the exit code says which.
     """
     config = validate(config)
     memory.keep_freed()
-    with workdir.opened(path, config) as place, signals.watched() as stopping:
+    say = say if mesh.lead() else lambda text: None
+    watched = group.watched() if group else signals.watched()
+    with workdir.opened(path, config, mesh.lead()) as place, watched as stopping:
         try:
             return _Run(config, place, stopping, say, together).go()
         except jax.errors.JaxRuntimeError as error:
@@ -88,6 +92,7 @@ class _Run:
         self.measure, together = together is not None, together or Together()
         self.started = time.monotonic()
         self.warnings: list[str] = []
+        self.layout = devices.layout(config)
         self.tables = together.tables(config)
         self.model = adapting.load(config, self.tables.classes)
         self.planned = phases.of(self.model.backbone, config.transfer, config.train.epochs, config.adapter.factor)
@@ -97,7 +102,7 @@ class _Run:
         )
         self.examples = together.examples(config, self.model)
         self.kept = activations.plan(
-            config, self.model.backbone, self.examples, self.planned, together.chosen, stopping
+            config, self.model.backbone, self.examples, self.planned, together.chosen, stopping, self.layout
         )
         self._tell()
 
@@ -109,6 +114,8 @@ class _Run:
         model, tables = self.model, self.tables
         sizes = ", ".join(f"{name} {len(records):,}" for name, records in tables.splits().items())
         self.say(f"{model.config['model_type']} from {model.ref}, {describe(self.config)}")
+        if self.layout.divided:
+            self.say(devices.told(self.layout))
         self.say(f"{len(tables.classes)} classes; examples: {sizes}")
         if model.reinitialised and self.config.transfer.strategy != "scratch":
             self.say(f"from random values: {', '.join(model.reinitialised)}")
@@ -144,31 +151,23 @@ class _Run:
                         time.monotonic() - self.started, seconds, evaluation, self._validation(done),
                         max(_breadth(p.plan, self.model.backbone.shapes()) for p in self.planned),
                         training.cost() if self.measure else None)  # fmt: skip
-        publish.publish(
-            publish.Finished(
-                self.config,
-                self.place,
-                self.model,
-                trees.unflatten(training.params(final)),
-                self.tables,
-                result.strategy,
-                split,
-                scores,
-                probs,
-                self.table,
-                tuple(self.warnings),
-                result.seconds,
-            )
-        )
+        params = trees.unflatten(mesh.fetch(training.params(final)))
+        if mesh.lead():
+            publish.publish(publish.Finished(self.config, self.place, self.model, params, self.tables, result.strategy,
+                                             split, scores, probs, self.table, tuple(self.warnings),
+                                             result.seconds))  # fmt: skip
+        mesh.barrier("published")
         return result
 
     def _training(self) -> Training:
         c = self.config
         self.digests = {"weights": self.model.digest, **{f"{n} data": e.digest() for n, e in self.examples.items()}}
+        processes.compare({"settings": to_dict(c), "versions": workdir.versions(), **self.digests,
+                           "code": devices.code(), "devices of a process": jax.local_device_count()})  # fmt: skip
         saves = checkpoint.Checkpoints(self.place.checkpoints, c.train.keep, self.digests, self.warn)
         kind = AdaptiveTraining if c.transfer.strategy == "adaptive" else Training
         return kind(c, self.model, self.tables.classes, self.planned, self.kept, saves, self.place, self.say,
-                        self.stopping)  # fmt: skip
+                    self.stopping, self.layout)  # fmt: skip
 
     def _describe(self, start: TrainState, done: loop.Progress, steps: int) -> None:
         """Writes what the run is; not before its state was restored, which may refuse: what the checkpoints belong to

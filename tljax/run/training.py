@@ -15,6 +15,8 @@ from tljax.config import Config, TrainConfig
 from tljax.data import batching
 from tljax.evaluate import metrics
 from tljax.evaluate.predict import probabilities
+from tljax.mesh import Layout
+from tljax.models import Backbone
 from tljax.run import inputs, progress
 from tljax.run.activations import Kept
 from tljax.run.workdir import Workdir
@@ -44,7 +46,7 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """Of the longest batch: FLOPs of loss and gradient as compiled and at least, and the most memory on the device."""
+    """Of the longest batch: FLOPs of loss and gradient as compiled and at least, and the most memory on a device."""
 
     flops: float
     floor: int
@@ -69,12 +71,17 @@ class Training:
     place: Workdir
     say: Say
     stopping: Callable[[], bool]
+    layout: Layout
 
     def __post_init__(self) -> None:
         train = self.kept.examples["train"]
         edges = batching.buckets(train.lengths, self.config.data.max_buckets)
         self.feed = inputs.TrainFeed(train, self.config.train.batch_size, edges, self.config.seed,
-                                     self.config.data.threads)  # fmt: skip
+                                     self.config.data.threads, layout=self.layout,
+                                     accumulate=self.config.optim.accumulate)  # fmt: skip
+        self.network = self.model.backbone  # as steps run it
+        if self.layout.mode == "fsdp" and self.layout.divided and isinstance(self.network, Backbone):
+            self.network = dataclasses.replace(self.network, gather=self.layout.everywhere)
         self.given = self._held(trees.flatten(self.model.params))
         self._costs: list[Callable[[], StepCost]] = []  # of the phases so far
         self.steps = self.config.train.epochs * self.feed.steps_per_epoch
@@ -88,12 +95,12 @@ class Training:
         largest = max(range(len(self.planned)), key=lambda n: len(self._trainable(n)))
         self.saves.check_room(self._like(largest))
         restored = self.restore()
-        return (self._like(0), loop.Progress()) if restored is None else restored
+        return (self.layout.put(self._like(0)), loop.Progress()) if restored is None else restored
 
     def restore(self, step: int | None = None) -> tuple[TrainState, loop.Progress] | None:
         """The state at a step that was saved, or the newest; None where there is none."""
         restored = self.saves.restore(lambda at, said: self._like(self._phase_of(said)), step)
-        return None if restored is None else (restored[0], loop.Progress(**restored[1]))
+        return None if restored is None else (self.layout.put(restored[0]), loop.Progress(**restored[1]))
 
     def fit(self, now: TrainState, done: loop.Progress) -> tuple[TrainState, loop.Progress]:
         """Trains to the end; the last state, and what the loop remembers."""
@@ -104,7 +111,7 @@ class Training:
                 return now, done
             done.phase += 1
             ready = self._prepare(done.phase)
-            now = self._next(now, ready)
+            now = self.layout.put(self._next(now, ready))
 
     def score(self, now: TrainState, phase: int, split: str) -> tuple[metrics.Scores, np.ndarray]:
         """Scores and probabilities of the model in a state of a phase."""
@@ -150,9 +157,10 @@ class Training:
         labels, weights = splits["train"].labels, None
         if c.optim.class_weights == "balanced" and labels is not None:
             weights = inputs.class_weights(labels, len(self.classes))
-        stepper = step.make_train_step(self.model.backbone, ready.phase.plan, ready.optimizer, ready.rate,
+        stepper = step.make_train_step(self.network, ready.phase.plan, ready.optimizer, ready.rate,
                                        class_weights=weights, smoothing=c.optim.label_smoothing,
-                                       accumulate=c.optim.accumulate, start=ready.start)  # fmt: skip
+                                       accumulate=c.optim.accumulate, start=ready.start,
+                                       layout=self.layout)  # fmt: skip
 
         def validate(at: TrainState) -> loop.Scores:
             if "validation" not in splits:
@@ -168,16 +176,16 @@ class Training:
         with progress.bar(title, c.train.epochs * len(splits["train"]), feed.seen(taken)) as bar:
             shapes = feed.shapes(taken // feed.steps_per_epoch)
             bar.show(f"compiling for {len(shapes)} shape{'s' * (len(shapes) > 1)} of batches")
-            long = stretch.length(shapes[0]) if len(shapes) == 1 and ready.start else 1
+            long = stretch.length(shapes[0]) if len(shapes) == 1 and ready.start and not self.layout.by_hand else 1
             run: loop.Step = stepper
             programs = None
             if long > 1:
                 run, feed = stretch.make_stretch(stepper), dataclasses.replace(feed, stretch=long)
-                run.compile(now, stretch.stacked(shapes[0], long))
+                run.compile(now, self.layout.abstract(stretch.stacked(shapes[0], long), 1))
             else:
-                programs = stepper.compile(now, shapes)[-1]
+                programs = stepper.compile(now, [self.layout.abstract(s, training=True) for s in shapes])[-1]
             self._costs.append(functools.partial(_cost, self.model.backbone, ready, stepper, _abstract(now), shapes[-1],
-                                                 programs))  # fmt: skip
+                                                 programs, self.layout))  # fmt: skip
 
             def go(at: TrainState, done: loop.Progress, until: int) -> tuple[TrainState, loop.Progress]:
                 return loop.fit(at, run, feed, validate, self.saves, settings, done, until, log=self.place.log,
@@ -186,10 +194,10 @@ class Training:
             yield go
 
     def _score(self, params: Any, examples: Any, start: int, title: str = "") -> tuple[metrics.Scores, np.ndarray]:
-        stepper = step.make_eval_step(self.model.backbone, start)
+        stepper = step.make_eval_step(self.network, start)
         with progress.bar(title or "evaluating", len(examples)) as bar:
-            probs = probabilities(stepper, params, examples, self.config.train.eval_batch_size,
-                                  self.config.data.threads, bar.update)  # fmt: skip
+            probs = probabilities(stepper, self.layout.put(params), examples, self.config.train.eval_batch_size,
+                                  self.config.data.threads, bar.update, self.layout)  # fmt: skip
         return metrics.classification(np.asarray(examples.labels), probs, self.classes), probs
 
     def _prepare(self, number: int) -> Prepared:
@@ -234,12 +242,13 @@ class Training:
 
 
 def _abstract(now: TrainState) -> TrainState:
-    """The shapes of a state, which outlive the arrays that steps donate."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), now)
+    """The shapes of a state and where they lie, which outlive the arrays that steps donate."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), now)
 
 
 def _cost(backbone: Any, ready: Prepared, stepper: step.TrainStep, now: TrainState, batch: step.Batch,
-          programs: tuple[Any, Any] | None) -> StepCost:  # fmt: skip
-    gradient, update = programs or stepper.compile(now, [batch])[0]
+          programs: tuple[Any, Any] | None, layout: Layout) -> StepCost:  # fmt: skip
+    gradient, update = programs or stepper.compile(now, [layout.abstract(batch, training=True)])[0]
     least = floor(backbone, ready.phase.plan, batch["inputs"], ready.start).total
-    return StepCost(cost.cost(gradient).flops, least, cost.peak_bytes(gradient, update, now))
+    flops = cost.cost(gradient).flops * layout.count  # a program is that of one device
+    return StepCost(flops, least, cost.peak_bytes(gradient, update, now))

@@ -21,8 +21,9 @@ from tljax.errors import ConfigError, DataError, WriteError
 from tljax.train.checkpoint import write_json
 
 FREE_TO_CHANGE = {"config.train.log_every_steps", "config.train.save_every_steps", "config.train.keep",
-                  "config.data.threads", "config.transfer.beside", "config.cache.folder",
-                  "config.cache.limit_gb"}  # fmt: skip # no result depends on them
+                  "config.data.threads", "config.transfer.beside", "config.cache.folder", "config.cache.limit_gb",
+                  "config.parallel", "config.device.count", "config.device.platform", "config.device.stall_s",
+                  "config.device.compile_cache_gb"}  # fmt: skip # no result depends on them beyond rounding
 OWN = {".lock", "beside", "config.json.partial"}  # what a run makes, or a kill leaves, before there is a config.json
 PACKAGES = ("tljax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -38,9 +39,10 @@ def versions() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """An opened workdir; see `opened`."""
+    """An opened workdir; see `opened`. Of several processes only the `lead` writes."""
 
     path: Path
+    lead: bool = True
 
     @property
     def model(self) -> Path:
@@ -60,6 +62,8 @@ class Workdir:
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""
+        if not self.lead:
+            return
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -77,6 +81,8 @@ class Workdir:
 
     def rewind(self, step: int) -> None:
         """Takes the lines of later steps out of metrics.jsonl: the run goes on from `step`."""
+        if not self.lead:
+            return
         self._write_lines(
             self.metrics, [line for line in self.history() if line["step"] <= step and line["kind"] != "final"]
         )
@@ -84,11 +90,13 @@ class Workdir:
     def list_bad(self, bad: Mapping[str, list[dict[str, str]]]) -> None:
         """Writes bad_rows.jsonl: split, place and reason of each row that is left out. No file where there are none."""
         lines = [{"split": split, **row} for split, rows in bad.items() for row in rows]
-        if lines:
+        if lines and self.lead:
             self._write_lines(self.path / "bad_rows.jsonl", lines)
 
     def describe(self, config: Config, resolved: dict[str, Any]) -> None:
         """Writes config.json: the settings, what they were resolved to, and the versions."""
+        if not self.lead:
+            return
         file = self.path / "config.json"
         try:
             write_json(file, {"config": to_dict(config), "resolved": resolved, "versions": versions()})
@@ -107,13 +115,19 @@ class Workdir:
 
 
 @contextlib.contextmanager
-def opened(path: Path, config: Config) -> Iterator[Workdir]:
+def opened(path: Path, config: Config, lead: bool = True) -> Iterator[Workdir]:
     """Makes or reopens a workdir and holds it until the end of the block.
+
+    Args:
+      lead: False in a process whose lead holds it.
 
     Raises:
       WriteError: it cannot be written, or holds files of something else.
       ConfigError: another process holds it, or it belongs to another config.
     """
+    if not lead:
+        yield Workdir(path, lead)
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held for the whole block

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tljax import trees
+from tljax import mesh, trees
 from tljax.errors import WeightsError, WriteError
 from tljax.train.state import TrainState
 
@@ -27,17 +27,26 @@ DONE = "DONE.json"
 
 def named(state: TrainState) -> trees.Flat:
     """All of a state that a run cannot rebuild, path -> host array. What never trained comes from its source."""
+    return mesh.fetch(_flat(state))
+
+
+def _flat(state: TrainState) -> trees.Flat:
     flat: trees.Flat = {"step": state.step, "key": jax.random.key_data(state.key)}
     flat |= {f"trainable/{path}": leaf for path, leaf in state.trainable.items()}
     flat |= {f"batch_stats/{path}": leaf for path, leaf in state.batch_stats.items()}
     flat |= {f"settled/{path}": leaf for path, leaf in state.settled.items()}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state):
         flat["optimizer/" + jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
-    return {path: np.asarray(leaf) for path, leaf in flat.items()}
+    return flat
+
+
+def shapes(state: TrainState) -> trees.Flat:
+    """As `named`, without fetching anything."""
+    return jax.eval_shape(_flat, state)
 
 
 def rebuild(flat: Mapping[str, Any], like: TrainState) -> TrainState:
-    """The inverse of `named`; structure and frozen parameters come from `like`."""
+    """The inverse of `named`, on one device; structure and frozen parameters come from `like`."""
     moments = [
         jax.numpy.asarray(flat["optimizer/" + jax.tree_util.keystr(path, simple=True, separator="/")])
         for path, _ in jax.tree_util.tree_leaves_with_path(like.opt_state)
@@ -51,6 +60,14 @@ def rebuild(flat: Mapping[str, Any], like: TrainState) -> TrainState:
         key=jax.random.wrap_key_data(jax.numpy.asarray(flat["key"])),
         settled={path: jax.numpy.asarray(flat[f"settled/{path}"]) for path in like.settled},
     )
+
+
+def _orbax() -> ocp.Checkpointer:
+    """Orbax for host arrays in this process alone: by itself it would wait for the other processes of the run."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(own, {own}, f"process_{own}") if jax.process_count() > 1 else None
+    more = {} if alone is None else {"multiprocessing_options": alone}
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False, **more), **more)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,7 +108,7 @@ class Checkpoints:
 
     def check_room(self, state: TrainState) -> None:
         """Refuses to start where three checkpoints would not fit (two are kept while the next is written)."""
-        needed = 3 * sum(leaf.nbytes for leaf in named(state).values())
+        needed = 3 * trees.nbytes(shapes(state))
         free = self._free()
         if free < needed:
             raise WriteError(str(self.folder), f"{free:,} bytes free", f"{needed:,} for three checkpoints",
@@ -100,10 +117,17 @@ class Checkpoints:
     def save(self, state: TrainState, progress: Mapping[str, Any], best: int | None) -> None:
         """Writes, marks and reads back the state, and only then retires older ones.
 
+        Of several processes all have to call it; the lead writes, and the others wait for it.
+
         Raises:
           WriteError: names the path and the bytes needed and free; what was saved before is untouched.
         """
         flat = named(state)
+        if mesh.lead():
+            self._write(flat, progress, best)
+        mesh.barrier("saved")
+
+    def _write(self, flat: trees.Flat, progress: Mapping[str, Any], best: int | None) -> None:
         step = int(flat["step"])
         place = self.folder / str(step)
         if step in self.steps():
@@ -115,7 +139,7 @@ class Checkpoints:
         try:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
-            ocp.PyTreeCheckpointer(use_compression=False).save(place / "state", trees.unflatten(flat))
+            _orbax().save(place / "state", trees.unflatten(flat))
             done = {"format": FORMAT, "step": step, "fingerprint": self.fingerprint, "progress": progress,
                     "digests": trees.digests(flat)}  # fmt: skip
             write_json(place / DONE, {**done, "seal": seal(done)})
@@ -142,18 +166,25 @@ class Checkpoints:
           WeightsError: `step` was asked for and is damaged, or no checkpoint that exists is whole, or one
             belongs to another network, strategy or optimizer.
         """
+        found = self._whole(step) if mesh.lead() else None
+        at = mesh.agreed(None if found is None else found[2])  # the lead's: another host may see it a little later
+        if at is None:
+            return None
+        flat, done = found[:2] if found else self._read(at)
+        model = like(at, done["progress"])
+        self._compare(at, done, flat, shapes(model))
+        return rebuild(flat, model), done["progress"]
+
+    def _whole(self, step: int | None) -> tuple[trees.Flat, dict[str, Any], int] | None:
+        """Reads the newest checkpoint that is whole, or that of `step`."""
         steps = self.steps() if step is None else [step]
         for candidate in reversed(steps):
             try:
-                flat, done = self._read(candidate)
+                return *self._read(candidate), candidate
             except WeightsError as error:
                 if candidate == steps[0]:
                     raise
                 self.warn(f"{error} The checkpoint before it is taken.")
-                continue
-            model = like(candidate, done["progress"])
-            self._compare(candidate, done, flat, named(model))
-            return rebuild(flat, model), done["progress"]
         return None
 
     def _free(self) -> int:
@@ -172,7 +203,7 @@ class Checkpoints:
                                    "it was written by another version of tljax; resume with that version")  # fmt: skip
             if done.get("seal") != seal(done) or done["step"] != step:
                 raise ValueError(f"{DONE} is not what was written")
-            restored = trees.flatten(ocp.PyTreeCheckpointer().restore(place / "state"))
+            restored = trees.flatten(_orbax().restore(place / "state"))
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise WeightsError(str(place), f"unreadable ({reason})", "what was written there") from None

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from tljax import mesh
 from tljax.errors import ConfigError
 from tljax.train.state import TrainState
 from tljax.train.step import Batch, TrainStep
@@ -18,12 +19,14 @@ class Cost:
       flops: additions and multiplications, of elements too; exp, tanh, erf and their kin are not among them.
       argument_bytes, output_bytes: what goes in and comes out.
       temp_bytes: the most that it takes besides.
+      bytes_accessed: read and written by its kernels, in all.
     """
 
     flops: float
     argument_bytes: int
     output_bytes: int
     temp_bytes: int
+    bytes_accessed: float = 0.0
 
 
 def compiled(step: TrainStep, state: TrainState, batch: Batch) -> jax.stages.Compiled:
@@ -48,13 +51,12 @@ def cost(program: jax.stages.Compiled) -> Cost:
         raise ConfigError("the cost of a program", f"no analysis on {jax.default_backend()}", "flops and bytes",
                           "count on a CPU: JAX_PLATFORMS=cpu")  # fmt: skip
     sizes = memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes
-    return Cost(float(found["flops"]), *sizes)
+    return Cost(float(found["flops"]), *sizes, float(found.get("bytes accessed", 0.0)))
 
 
 def peak_bytes(gradient: jax.stages.Compiled, update: jax.stages.Compiled, state: TrainState) -> int:
     """The most that a step takes on one device: parameters, gradients, moments, activations, as they stand at once."""
-    parts = (state.frozen, state.opt_state)
-    frozen, moments = (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part)) for part in parts)
+    frozen, moments = mesh.local_bytes(state.frozen), mesh.local_bytes(state.opt_state)
     first, second = cost(gradient), cost(update)
     aliased: Any = update.memory_analysis()
     while_gradient = first.argument_bytes + first.temp_bytes + first.output_bytes + moments

@@ -30,6 +30,7 @@ class Feed(Protocol):
     def steps_per_epoch(self) -> int: ...
 
     def batches(self, epoch: int, start: int, looks: Callable[[int], int]) -> Iterator[Batch]: ...
+    def send(self, batch: Batch) -> Batch: ...  # to the devices, all but `rows`
     def describe(self, rows: Sequence[int]) -> str: ...
 
 
@@ -122,7 +123,7 @@ def fit(state: TrainState, step: Step, feed: Feed, evaluate: Callable[[TrainStat
             left = max(until - first - at, 1)  # one is fetched ahead of the last step
             return min(left, *(every - (first + at) % every for every in marks))
 
-        batches = _ahead(feed.batches(epoch, offset, looks))
+        batches = _ahead(map(feed.send, feed.batches(epoch, offset, looks)))
         for batch in batches:
             rows = batch.pop("rows")
             state, metrics = step(state, batch)
@@ -147,14 +148,12 @@ def finished(done: int, until: int, progress: Progress, settings: TrainConfig) -
 
 
 def _ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """Sends each batch to the device one step before it is needed; `rows` stay on the host."""
+    """Takes each batch, and so sends it to the devices, one step before it is needed."""
     waiting: Batch | None = None
     for batch in batches:
-        rows = batch.pop("rows")
-        sent = {**jax.device_put(batch), "rows": rows}
         if waiting is not None:
             yield waiting
-        waiting = sent
+        waiting = batch
     if waiting is not None:
         yield waiting
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from tljax import trees
+from tljax.mesh import AXIS, Layout
 from tljax.models import Backbone, rows
 from tljax.train.state import TrainState
 from tljax.transfer import boundary
@@ -73,7 +74,7 @@ def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array, smoothing: float = 
 def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.GradientTransformation,
                     rate: optax.Schedule, *, smoothing: float = 0.0,
                     class_weights: Sequence[float] | None = None, accumulate: int = 1,
-                    start: int = 0) -> TrainStep:  # fmt: skip
+                    start: int = 0, layout: Layout | None = None) -> TrainStep:  # fmt: skip
     """Compiles (state, batch) -> (state, metrics).
 
     Stages below the lowest trainable one run forward only, in eval mode, outside of the differentiated
@@ -86,6 +87,7 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
       class_weights: (C,) factors on the rows of each class.
       start: the stage that a batch's inputs enter at: 0, or, where they are cached activations (transfer/cache.py), at
         most the lowest trainable one. Nothing below is computed, and of its parameters none need be in the state.
+      layout: where state and batches lie; None: on one device.
 
     Raises:
       ValueError: `start` lies above what trains.
@@ -108,20 +110,29 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
 
         # A branch, not a select for each leaf: selects keep the old moments alive and take 2.6 times as long.
         moved = jax.lax.cond(metrics["finite"], move, lambda: (trainable, batch_stats, opt_state))
+        moved = moved if layout is None else layout.constrained(moved)  # donated arrays are taken where they lie
         return *moved, count + 1, jnp.asarray(rate(count), jnp.float32)
 
     weights = None if class_weights is None else tuple(class_weights)
-    gradient = _make_gradient(backbone, start, plan.lowest, smoothing, weights, accumulate)
+    divided = layout if layout is not None and layout.divided else None
+    gradient = _make_gradient(backbone, start, plan.lowest, smoothing, weights, accumulate, divided)
     return TrainStep(gradient, jax.jit(update, donate_argnums=(3, 4, 5, 6)))
 
 
 @functools.lru_cache(maxsize=8)
 def _make_gradient(backbone: Backbone, start: int, lowest: int, smoothing: float,
-                   class_weights: tuple[float, ...] | None, accumulate: int) -> Any:  # fmt: skip
+                   class_weights: tuple[float, ...] | None, accumulate: int,
+                   layout: Layout | None) -> Any:  # fmt: skip
     """`TrainStep.gradient`. Equal networks get the same function: a run from scratch beside one from pretrained
     weights, or with other rates, compiles nothing anew."""
+    by_hand = layout is not None and layout.by_hand
     table_C = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
-    lookups = () if start else getattr(backbone, "lookups", ())  # activations hold no ids
+    # Activations hold no ids. And on several devices a table's gradient is added up as a table: which rows the others
+    # read, a device does not know.
+    lookups = () if start or layout is not None else getattr(backbone, "lookups", ())
+
+    def summed(tree: Any) -> Any:
+        return jax.lax.psum(tree, AXIS) if by_hand else tree
 
     def loss_of(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, stats: trees.Flat, micro: Batch,
                 key: jax.Array) -> tuple[jax.Array, trees.Flat]:  # fmt: skip
@@ -149,18 +160,25 @@ def _make_gradient(backbone: Backbone, start: int, lowest: int, smoothing: float
             (loss, stats), more = take(trainable, places, frozen, stats, reached, jax.random.fold_in(key, index))
             return ((total + loss, stats), jax.tree.map(jnp.add, grads, more)), None
 
-        micros = jax.tree.map(lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), batch)
+        if layout is None:
+            micros = jax.tree.map(lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), batch)
+        else:
+            micros = layout.micros(batch, accumulate)
         zero = (jnp.zeros(()), stats), jax.tree.map(jnp.zeros_like, trainable)
         return jax.lax.scan(one, zero, (jnp.arange(accumulate), micros))[0]
 
     def gradient(trainable: trees.Flat, frozen: trees.Flat, stats: trees.Flat, count: jax.Array, key: jax.Array,
                  batch: Batch) -> Found:  # fmt: skip
         weights = batch["weights"] if table_C is None else batch["weights"] * table_C[batch["labels"]]
-        total = weights.sum()
+        total = summed(weights.sum())
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
         read, places = rows.narrowed(trainable, batch["inputs"], lookups)
         drawn = jax.random.fold_in(key, count)
+        if by_hand:  # each device draws for its own rows
+            drawn = jax.random.fold_in(drawn, jax.lax.axis_index(AXIS))
         (loss, stats), grads = differentiated(read, places, frozen, stats, scaled, drawn)
+        loss, grads = summed((loss, grads))
+        grads = grads if layout is None or by_hand else layout.constrained(grads)
         squares = jnp.stack([jnp.square(grads[path]).sum() for path in sorted(grads)])
         norm = jnp.sqrt(squares.sum())
         found = rows.placed(grads, places)
@@ -173,6 +191,9 @@ def _make_gradient(backbone: Backbone, start: int, lowest: int, smoothing: float
         }
         return found | {path: found[path].padded() for path in places}, metrics, stats
 
+    if layout is not None and layout.by_hand:
+        devices = list(layout.mesh.devices.flat)
+        return jax.pmap(gradient, AXIS, in_axes=(*[None] * 5, 0), out_axes=None, devices=devices)
     return jax.jit(gradient)
 
 

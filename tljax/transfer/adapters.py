@@ -45,8 +45,8 @@ def adapted(backbone: models.Backbone, adapter: Adapter, family: str = "") -> Ad
             found = _attentions(backbone, top, family)
         case _:
             stages = _with_prompt(backbone, adapter, family, layers)
-    return AdaptedBackbone(stages, backbone.example, backbone.lookups, backbone.remat, backbone.packs, adapter, found,
-                           plain=backbone)  # fmt: skip
+    return AdaptedBackbone(stages, backbone.example, backbone.lookups, backbone.remat, backbone.packs,
+                           backbone.gather, adapter, found, plain=backbone)  # fmt: skip
 
 
 def start(network: AdaptedBackbone, params: Mapping[str, Any], key: jax.Array) -> trees.Tree:

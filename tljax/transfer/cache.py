@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tljax import trees
+from tljax import mesh, trees
 from tljax.data import pipeline
 from tljax.errors import StoppedError
+from tljax.mesh import Layout
 from tljax.models import Backbone
 from tljax.transfer import boundary, shards
 from tljax.transfer.activations import Activations, Shards, empty, put
@@ -100,6 +101,7 @@ class Pass:
       batch_size, threads: of the pass.
       dtype: that activations are stored in; "": as they are.
       show: is told how many examples are through; `stopping` whether a signal asked to stop.
+      layout: the devices that a batch is divided among. Every process has all activations in the end.
     """
 
     backbone: Backbone
@@ -109,6 +111,7 @@ class Pass:
     dtype: str = ""
     show: Callable[[int], None] = lambda n: None
     stopping: Callable[[], bool] = lambda: False
+    layout: Layout = dataclasses.field(default_factory=mesh.single)
 
     def __call__(self, cache: Cache, examples: Examples, stages: Sequence[int],
                  seeds: Sequence[int | None] = (None,)) -> dict[int, Activations]:  # fmt: skip
@@ -140,11 +143,13 @@ class Pass:
         for seed in seeds:
             for number in range(len(groups)):
                 found = {stage: stores[stage, seed].read(number) for stage in wanted}
-                missing = {stage: wanted[stage] for stage, arrays in found.items() if arrays is None}
+                # what one process lacks all compute, because all devices are needed for it
+                lacking = mesh.gathered([arrays is None for arrays in found.values()]).sum(0)
+                missing = {stage: wanted[stage] for stage, lacks in zip(found, lacking, strict=True) if lacks}
                 if missing:
                     if filling is None:
                         cache.make_room(size)
-                        filling = chosen(self.backbone, examples, groups, self.batch_size)
+                        filling = chosen(self.backbone, examples, groups, self.batch_size, self.layout)
                     for stage, made in self._shard(filling, number, missing, seed, ready).items():
                         stores[stage, seed].write(number, made)
                         found[stage] = stores[stage, seed].read(number) or made
@@ -176,7 +181,7 @@ class Pass:
             inside = batch.examples - rows[0]
             for stage, leaves in wanted.items():
                 for leaf in leaves:
-                    array = np.asarray(found[stage][leaf.name])
+                    array = mesh.fetch(found[stage][leaf.name])
                     put(made[stage][leaf.name], array, leaf, inside, offsets, batch.places)
             self.show(len(inside))
         return made
@@ -185,17 +190,18 @@ class Pass:
                  ready: set[Any]) -> Iterator[tuple[Batch, Any]]:  # fmt: skip
         """Batches and their activations, one behind the device."""
         trunk = filling.trunk(self.backbone, stages, self.dtype)
-        params = trees.unflatten(boundary.below(self.backbone, self.params, max(stages)))
+        params = self.layout.put(trees.unflatten(boundary.below(self.backbone, self.params, max(stages))))
         plans = filling.plans(number)
         new = {(stages, filling.shape(plan)): plan for plan in plans if (stages, filling.shape(plan)) not in ready}
-        _compile(trunk, params, [filling.make(filling.small(plan), seed).arguments for plan in new.values()])
+        small = [filling.make(filling.small(plan), seed).arguments for plan in new.values()]
+        _compile(trunk, params, [self.layout.send(arguments) for arguments in small])
         ready |= new.keys()
         waiting: tuple[Batch, Any] | None = None
         for batch in pipeline.made(lambda plan: filling.make(plan, seed), plans, self.threads):
             if self.stopping():
                 raise StoppedError("signal", "stopped in the pass through the frozen stages",
                                    fix="run the same command again to go on")  # fmt: skip
-            sent = trunk(params, *batch.arguments)
+            sent = trunk(params, *self.layout.send(batch.arguments))
             if waiting is not None:
                 yield waiting
             waiting = (batch, sent)

@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from tljax.data import batching
+from tljax.mesh import Layout
 from tljax.models import Backbone
 from tljax.transfer import boundary, packing
 
@@ -29,7 +31,7 @@ class Batch(NamedTuple):
 
     Attributes:
       examples: int64 (m,), those in it, in order.
-      arguments: of the trunk, behind the parameters.
+      arguments: of the trunk, behind the parameters; of their rows, those that this process makes.
       places: int (tokens,): where the tokens of the examples lie in the flattened rows, example by example.
     """
 
@@ -69,6 +71,7 @@ class Padded:
     examples: Examples
     groups: Sequence[np.ndarray]
     batch_size: int
+    layout: Layout
 
     def plans(self, group: int) -> list[batching.Planned]:
         lengths, rows = self.examples.lengths, self.groups[group]
@@ -83,7 +86,7 @@ class Padded:
         return plan._replace(indices=plan.indices[:1])
 
     def make(self, plan: batching.Planned, seed: int | None) -> Batch:
-        made = batching.collate(self.examples, plan, self.batch_size, seed)
+        made = batching.collate(self.examples, plan, self.batch_size, seed, self.layout.held(self.batch_size))
         lengths = self.examples.lengths
         sizes = np.zeros(len(plan.indices), np.int64) if lengths is None else lengths[plan.indices]
         places = np.flatnonzero((np.arange(plan.length) < sizes[:, None]).reshape(-1))
@@ -101,6 +104,7 @@ class Packed:
     lengths: np.ndarray
     groups: Sequence[np.ndarray]
     packs: Sequence[Sequence[packing.Pack]]
+    layout: Layout
 
     def plans(self, group: int) -> Sequence[packing.Pack]:
         return self.packs[group]
@@ -115,15 +119,21 @@ class Packed:
         texts = plan.texts
         lengths = self.lengths[texts]
         rows, at = packing.packed(self.examples.gather(texts, int(lengths.max()), seed), lengths, plan)
-        return Batch(texts, (rows, at), at[at >= 0])
+        return Batch(texts, (self._own(rows), self._own(at)), at[at >= 0])
+
+    def _own(self, arrays: Any) -> Any:
+        held = self.layout.held(len(jax.tree.leaves(arrays)[0]))
+        return arrays if held is None else jax.tree.map(lambda array: array[held], arrays)
 
     def trunk(self, backbone: Backbone, stages: tuple[int, ...], dtype: str) -> Callable[..., Any]:
         return packing.make_trunk(backbone, stages, dtype)
 
 
-def chosen(backbone: Backbone, examples: Examples, groups: Sequence[np.ndarray], batch_size: int) -> Filling:
+def chosen(backbone: Backbone, examples: Examples, groups: Sequence[np.ndarray], batch_size: int,
+           layout: Layout) -> Filling:  # fmt: skip
     """Texts are packed where the network can tell them apart, into as many tokens as `batch_size` have on average."""
-    lengths, rows = examples.lengths, min(batch_size, len(examples))
+    lengths, rows = examples.lengths, layout.whole(min(batch_size, len(examples)))
     if lengths is None or not getattr(backbone, "packs", False):
-        return Padded(examples, groups, rows)
-    return Packed(examples, lengths, groups, packing.plan(lengths, groups, round(rows * float(lengths.mean()))))
+        return Padded(examples, groups, rows, layout)
+    packs = packing.plan(lengths, groups, round(rows * float(lengths.mean())), layout.whole)
+    return Packed(examples, lengths, groups, packs, layout)

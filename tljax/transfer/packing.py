@@ -43,13 +43,15 @@ def row_lengths(longest: int) -> tuple[int, ...]:
     return (*doubled, max(longest, SHORTEST_ROW))
 
 
-def plan(lengths: np.ndarray, groups: Sequence[np.ndarray], tokens: int) -> list[list[Pack]]:
+def plan(lengths: np.ndarray, groups: Sequence[np.ndarray], tokens: int,
+         whole: Callable[[int], int] = lambda size: size) -> list[list[Pack]]:  # fmt: skip
     """The batches of each group, which hold each of its texts exactly once; all batches of one L have one shape.
 
     Args:
       lengths: int (n,), at least 1.
       groups: the texts (int64) that are batched together.
       tokens: of a batch at most, padding included, where a row is no longer.
+      whole: how many rows and texts to make room for where there are so many (`Layout.whole`).
     """
     edges = row_lengths(int(lengths.max()))
     filled = [_filled(lengths[group], edges) for group in groups]
@@ -58,14 +60,14 @@ def plan(lengths: np.ndarray, groups: Sequence[np.ndarray], tokens: int) -> list
         most = max(len(rows.get(length, ())) for rows in filled)
         if not most:
             continue
-        count = -(-most // -(-most // max(tokens // length, 1)))  # as few batches as may be, all as large
+        count = whole(-(-most // -(-most // max(tokens // length, 1))))  # as few batches as may be, all as large
         cut: list[tuple[int, tuple[np.ndarray, ...]]] = []
         for number, group in enumerate(groups):
             rows = [group[row] for row in filled[number].get(length, ())]
             # by chance, or the last ones, of many short texts, would be together and M be theirs
             mixed = [rows[i] for i in batching.permutation(0, 0, len(rows))]
             cut += [(number, tuple(mixed[at : at + count])) for at in range(0, len(mixed), count)]
-        texts = max(sum(map(len, rows)) for _, rows in cut)
+        texts = whole(max(sum(map(len, rows)) for _, rows in cut))
         for number, some in cut:
             batches[number].append(Pack(some, (count, length, texts)))
     return batches

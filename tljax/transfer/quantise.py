@@ -42,9 +42,7 @@ def quantise(frozen: Mapping[str, Any], head: tuple[str, ...] = (), least: int =
     Raises:
       ConfigError: a kernel with values that are not finite, or nothing to quantise.
     """
-    chosen = [path for path, leaf in frozen.items()
-              if path.endswith("/kernel") and not isinstance(leaf, Quantised) and leaf.ndim in (2, 4)
-              and leaf.size >= least and not path.startswith(head)]  # fmt: skip
+    chosen = kernels(frozen, head, least)
     if not chosen:
         found = f"none of {len(frozen)} frozen parameters is a kernel of {least} numbers or more"
         raise ConfigError("quantise", found, "a frozen trunk", "take a strategy that freezes it, such as lora")
@@ -52,6 +50,13 @@ def quantise(frozen: Mapping[str, Any], head: tuple[str, ...] = (), least: int =
         raise ConfigError("quantise", f"{len(bad)} kernels are not finite", "finite weights", details=bad)
     packed = {path: quantised(leaf) if path in set(chosen) else leaf for path, leaf in frozen.items()}
     return packed, Saved(tuple(chosen), nbytes(frozen), nbytes(packed))
+
+
+def kernels(frozen: Mapping[str, Any], head: tuple[str, ...] = (), least: int = LEAST) -> list[str]:
+    """The paths that `quantise` takes, of arrays or shapes."""
+    return [path for path, leaf in frozen.items()
+            if path.endswith("/kernel") and not isinstance(leaf, Quantised) and leaf.ndim in (2, 4)
+            and leaf.size >= least and not path.startswith(head)]  # fmt: skip
 
 
 @jax.jit

@@ -111,9 +111,13 @@ def worthwhile(backbone: Backbone, stages: Sequence[int], dtype: str, examples: 
 
 def default_folder(c: CacheConfig) -> Path:
     """Where activations go on disk."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    chosen = c.folder or os.environ.get("TLJAX_CACHE") or os.path.join(home, "tljax")
-    return Path(chosen).absolute() / "activations"
+    return (Path(c.folder).absolute() if c.folder else home()) / "activations"
+
+
+def home() -> Path:
+    """Where what can be made again is kept between runs."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(os.environ.get("TLJAX_CACHE") or os.path.join(caches, "tljax")).absolute()
 
 
 def room_on_disk(folder: Path, limit_gb: float) -> int:

@@ -87,7 +87,7 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
     place = hub.resolve(ref, revision)
     config, weights, unused = checkpoint.opened(place.folder, optional=scratch)
     table = FAMILIES[config["model_type"]]
-    pooling = _pooling(place.folder, pooling, table, weights)
+    pooling = pooling_of(place.folder, pooling, table, weights)
     if task not in ("classification", "language") or (task == "language" and not models.family_of(config).decoder):
         raise ConfigError("task", f"{task!r}", f"classification, or language for a decoder; this is {table.base!r}")
     names, keep_head = (
@@ -95,7 +95,7 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
         if task == "language"
         else _labels(config, table, weights, pooling, num_labels, None if labels is None else tuple(labels))
     )
-    config, adapt = _sized(config, image_size, num_channels, vocab_size)
+    config, adapt = sized(config, image_size, num_channels, vocab_size)
     backbone = models.build(config, num_labels=len(names), pooling=pooling, dropout=dropout, dtype=dtype)
     config = {**config, "id2label": {str(i): name for i, name in enumerate(names)}}
     if scratch:
@@ -113,7 +113,7 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
                  report.reinitialised, report.dropped + unused, report.adapted)  # fmt: skip
 
 
-def _sized(config: Mapping[str, Any], image_size: int | None, num_channels: int | None,
+def sized(config: Mapping[str, Any], image_size: int | None, num_channels: int | None,
            vocab_size: int | None) -> tuple[dict[str, Any], tuple[str, ...]]:  # fmt: skip
     """The config with the sizes that were asked for, and what of the checkpoint has another shape for that."""
     fields = {**models.family_of(config).defaults, **config}
@@ -141,7 +141,7 @@ def _sized(config: Mapping[str, Any], image_size: int | None, num_channels: int 
     return sized, tuple(kinds)
 
 
-def _pooling(folder: Path, asked: str, table: rules.Family, weights: files.Weights) -> str:
+def pooling_of(folder: Path, asked: str, table: rules.Family, weights: files.Weights) -> str:
     if asked != "auto":
         if asked not in table.poolings:
             expected = f"auto or {' or '.join(table.poolings)} for {table.base}"
