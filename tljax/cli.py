@@ -207,6 +207,8 @@ def _parse(command: str, arguments: list[str], names: dict[str, str | None], con
     from absl import flags
 
     values = flags.FlagValues()
+    if config:  # settings may stand before the file that they change, which ml_collections refuses
+        arguments = sorted(arguments, key=lambda a: not a.startswith("--config="))
     for name, default in names.items():
         flags.DEFINE_string(name, default, "", flag_values=values)
     if config:

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ TAIL = 20  # last lines of the first process that failed
 GRACE_S = 15.0  # between the wish and the order to end; processes that save take their own time, see below
 SAVING_S = 600.0  # after a signal from outside: a run ends its step, saves and says 75
 STOPPED = 75
+_BECAUSE = re.compile(r"^tljax: stopped because of process (\d+)", re.MULTILINE)  # run/processes.py
 
 
 class Supervisor:
@@ -71,11 +73,14 @@ class Supervisor:
 
     def _read(self, rank: int, process: "subprocess.Popen[bytes]") -> None:
         mark = f"[{self.labels[rank]}] " if self.labels[rank] else ""
-        for raw in process.stdout or ():
-            line = raw.decode("utf-8", "replace").rstrip("\n")
-            self.tails[rank].append(line)
-            sys.stdout.write(f"{mark}{line}\n")
-            sys.stdout.flush()
+        if process.stdout is None:
+            return
+        with process.stdout as lines:
+            for raw in lines:
+                line = raw.decode("utf-8", "replace").rstrip("\n")
+                self.tails[rank].append(line)
+                sys.stdout.write(f"{mark}{line}\n")
+                sys.stdout.flush()
 
     def _wait(self) -> int:
         failed: tuple[int, int] | None = None
@@ -88,6 +93,8 @@ class Supervisor:
                     continue
                 del self.running[rank]
                 _kill(process, signal.SIGKILL)  # what it has started
+                if process.stdin:
+                    process.stdin.close()
                 stopped |= code == STOPPED
                 if code not in (0, STOPPED) and failed is None:
                     failed = rank, code
@@ -105,7 +112,9 @@ class Supervisor:
         return STOPPED if stopped else 0
 
     def _blame(self, rank: int, code: int) -> int:
-        """Says at the end, where people look, who was first."""
+        """Says at the end, where people look, who was first; one that ended because of another says so itself."""
+        if because := _BECAUSE.search("\n".join(self.tails[rank])):
+            rank = self.labels.index(because.group(1)) if because.group(1) in self.labels else rank
         found = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if len(self.commands) > 1:
             print(f"\nprocess {self.labels[rank]} failed first ({found}); its last lines:", file=sys.stderr)

@@ -17,6 +17,9 @@ from tljax.run import devices
 from tljax.train.collectives import Moved
 
 LOCAL = "local"
+# libtpu would ask Google's metadata server otherwise, for minutes, and complain of what it does not say
+NO_TPU_HERE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
+               "TPU_ACCELERATOR_TYPE": "v5litepod-1"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,8 @@ def layout(config: Config, topology: str) -> Layout:
         raise ConfigError("--topology", f"{topology} without the compiler for TPUs", "libtpu, which needs no TPU",
                           "pip install 'tljax[tpu]', best in an environment of its own: it warns at every start of JAX "
                           "on other machines")  # fmt: skip
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu asks Google's metadata server otherwise, for minutes
+    for name, value in NO_TPU_HERE.items():
+        os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
     try:

@@ -104,10 +104,13 @@ def layout(config: Config) -> Layout:
                           "look at its drivers")  # fmt: skip
     count = device.count or len(there)
     if count > len(there) or (jax.process_count() > 1 and count != len(there)):
-        where = f"{jax.process_count()} processes" if jax.process_count() > 1 else "this machine"
-        raise ConfigError("--config.device.count", f"{count}, and {where} have {len(there)} device(s)",
+        where = f"{jax.process_count()} processes have" if jax.process_count() > 1 else "this machine has"
+        raise ConfigError("--config.device.count", f"{count}, and {where} {len(there)} device(s)",
                           f"{'1 to ' if jax.process_count() == 1 else ''}{len(there)}",
                           "0 takes all of them")  # fmt: skip
+    if config.parallel == "pmap" and jax.process_count() > 1:
+        raise ConfigError("--config.parallel", f"pmap in {jax.process_count()} processes", "one process",
+                          "data does the same in any number")  # fmt: skip
     check_batch(config, count)
     return mesh.over(there[:count], config.parallel)
 

@@ -20,6 +20,7 @@ from tljax.transfer.floor import floor
 from tljax.transfer.freeze import FROZEN
 from tljax.transfer.quantise import kernels, quantised
 
+SMALL = 1_000_000  # bytes: nobody needs to be warned of less
 SLACK = 1.02  # of bytes that are sent beyond those of the gradient: loss, weights, norm
 CLOSE = 1.05  # the search for the largest batch ends where the next one is no larger than that
 
@@ -169,13 +170,13 @@ class Planner:
         found, c = [], self.config
         gathered = sent["all-gather"].nbytes if "all-gather" in sent else 0
         reduced = sum(sent[kind].nbytes for kind in ("all-reduce", "reduce-scatter") if kind in sent)
-        if c.parallel != "fsdp" and gathered > 1e6:
+        if c.parallel != "fsdp" and gathered > SMALL:
             found.append(f"{_size(gathered)} are gathered in each step, and nothing is divided that needs it")
-        if reduced > SLACK * full * c.optim.accumulate + 1e6:
+        if reduced > SLACK * full * c.optim.accumulate + SMALL:
             found.append(f"{_size(reduced)} are added up in each step, and the gradient has {_size(full)}")
         frozen = trees.nbytes(now.frozen)
         saved = frozen - memory.frozen
-        if c.parallel == "fsdp" and saved > 1e6 and room and memory.peak + saved < room:
+        if c.parallel == "fsdp" and saved > SMALL and room and memory.peak + saved < room:
             found.append(f"{_size(frozen)} of frozen parameters are gathered in each step, and would fit: "
                          "--config.parallel=data keeps them whole")  # fmt: skip
         if c.optim.accumulate > 1 and self.layout.divided and reduced > 1.5 * full:

@@ -5,6 +5,7 @@ import faulthandler
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -27,6 +28,8 @@ CONNECT_S = "TLJAX_CONNECT_S"  # how long processes wait for each other at the s
 HEARTBEAT_S = 100  # JAX's default: how long a host may be silent
 FAILED = "tljax/failed"  # in the coordinator's store: what the first process to fail has to say
 LOOK_S = 0.5
+# what the runtimes say where a peer is gone; the kind of the exception is now this, now that
+_LOST = re.compile(r"Gloo|NCCL|Connection (closed|reset|refused)|UNAVAILABLE|DEADLINE_EXCEEDED|coordination service")
 AFTERWORD_S = 3.0  # how long a failing process waits for the others to hear
 SHUTDOWN_S = 30
 
@@ -92,14 +95,14 @@ class Group:
             self._end(error)
         elif isinstance(error, TljaxError):
             self._fail(error)
-        elif isinstance(error, jax.errors.JaxRuntimeError):
+        elif _LOST.search(str(error)):
             time.sleep(AFTERWORD_S)  # of one that has failed the watch hears
             first = printable(str(error).splitlines()[0])
             self._fail(LostError("the other processes", f"lost ({first})", "all of them to the end",
                                  "look at their logs; the same command goes on from the last checkpoint"))  # fmt: skip
         else:
             traceback.print_exception(error)
-            self._fail(TljaxError("a bug", f"{type(error).__name__}: {printable(error)}"))
+            self._fail(TljaxError("a bug", f"{type(error).__name__}: {printable(str(error).rstrip('.'))}"))
 
     def _fail(self, error: TljaxError) -> None:
         """Tells the other processes, and ends this one."""

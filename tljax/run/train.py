@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from tljax import mesh, trees
-from tljax.config import Config, to_dict, validate
+from tljax.config import Config, settings, validate
 from tljax.data import sources
 from tljax.errors import DivergedError, WeightsError, printable
 from tljax.evaluate import metrics
@@ -162,8 +162,8 @@ class _Run:
     def _training(self) -> Training:
         c = self.config
         self.digests = {"weights": self.model.digest, **{f"{n} data": e.digest() for n, e in self.examples.items()}}
-        processes.compare({"settings": to_dict(c), "versions": workdir.versions(), **self.digests,
-                           "code": devices.code(), "devices of a process": jax.local_device_count()})  # fmt: skip
+        said = {f"--{name}": value for name, _, value in settings(c)} | workdir.versions() | self.digests
+        processes.compare(said | {"code of tljax": devices.code(), "number of devices": jax.local_device_count()})
         saves = checkpoint.Checkpoints(self.place.checkpoints, c.train.keep, self.digests, self.warn)
         kind = AdaptiveTraining if c.transfer.strategy == "adaptive" else Training
         return kind(c, self.model, self.tables.classes, self.planned, self.kept, saves, self.place, self.say,
