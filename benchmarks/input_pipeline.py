@@ -1,7 +1,7 @@
 """Whether devices wait for data: the speed of each part of the pipeline, and a step with real data over one without.
 
     python benchmarks/input_pipeline.py --config=configs/clinc150_minilm.py
-    python benchmarks/input_pipeline.py --config=configs/grocery_mobilenet.py --pixels=224
+    python benchmarks/input_pipeline.py --config=configs/grocery_vit_tiny.py --pixels=224 --steps=8
 
 Parts, each alone, in examples/s: reading (files to records), making (tokenising texts, or decoding pictures, in as many
 threads as the config has), batching, and sending to the device. Then the train step of the config, in turns of `steps`:
@@ -47,7 +47,7 @@ def opened(options: argparse.Namespace) -> Config:
     sys.path.insert(0, str(Path(options.config).parent))
     spec.loader.exec_module(module)
     config = module.get_config()
-    config.transfer.strategy = options.strategy
+    config.transfer.strategy = options.strategy or config.transfer.strategy
     config.model.image_size = options.pixels or config.model.image_size
     config.train.batch_size = options.batch or config.train.batch_size
     config.data.threads = options.threads or config.data.threads
@@ -103,7 +103,7 @@ class Steps:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--strategy", default="full")
+    parser.add_argument("--strategy", default="", help="empty: the config's")
     parser.add_argument("--batch", type=int, default=0, help="0: the config's")
     parser.add_argument("--pixels", type=int, default=0, help="0: the config's")
     parser.add_argument("--threads", type=int, default=0, help="0: the config's")
@@ -147,7 +147,7 @@ def main() -> None:
     record = {
         "benchmark": "input_pipeline", "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "python": platform.python_version(),
-        "jax": jax.__version__, "config": options.config, "strategy": options.strategy,
+        "jax": jax.__version__, "config": options.config, "strategy": config.transfer.strategy,
         "batch": config.train.batch_size, "threads": config.data.threads, "examples_per_s": speeds,
         "step_s": round(statistics.median(real), 5), "step_s_without_data": round(statistics.median(synthetic), 5),
         "ratio": round(statistics.median(ratios), 4), "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],

@@ -1,6 +1,8 @@
 """Runs on several devices: the same model, the same scores, a resume on another number of them; and what is refused."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -99,14 +101,12 @@ def test_gpus_get_their_flags_and_a_users_own_stand(monkeypatch):
                                                *devices.GPU_FLAGS]  # fmt: skip
 
 
-def test_every_flag_is_one_that_xla_knows(tmp_path):
+def test_every_flag_is_one_that_xla_knows():
     """XLA ends the process for a flag that it does not know."""
-    import subprocess
-    import sys
-
     flags = " ".join(devices.GPU_FLAGS + devices.DETERMINISTIC_FLAGS)
-    done = subprocess.run([sys.executable, "-c", "import jax; jax.numpy.ones(3).sum()"],
-                          capture_output=True, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"})  # fmt: skip
+    environ = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", "import jax; jax.numpy.ones(3).sum()"]
+    done = subprocess.run(command, env=environ, capture_output=True)
     assert done.returncode == 0, done.stderr
 
 
