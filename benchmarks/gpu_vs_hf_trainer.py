@@ -7,8 +7,8 @@ BERT-base (128 tokens) and ViT-B/16 with random weights, AdamW, dropout as the c
 bfloat16 activations. Trainer: bf16, torch.compile, SDPA, the fused AdamW, TF32 allowed; LoRA by PEFT. Both train on as
 many examples, of the same lengths, `full`: all of `length` tokens, or `real`: those of CLINC150's questions, stretched
 to `length` (bucketed here; there grouped by length and padded to the longest of a batch). Every side is a process of
-its own; they take turns, `repeats` times, and the first steps, which compile, are not counted. MFU is the work that no way
-of computing a step can leave out (tljax/transfer/floor.py), per second, over the device's bfloat16 peak. Needs the
+its own; they take turns, `repeats` times, and the first steps, which compile, are not counted. MFU is the work that no
+way of computing a step can leave out (tljax/transfer/floor.py), per second, over the device's bfloat16 peak. Needs the
 `bench` extra, and JAX and PyTorch with CUDA.
 """
 

@@ -1,13 +1,14 @@
 """Whether devices wait for data: the speed of each part of the pipeline, and a step with real data over one without.
 
     python benchmarks/input_pipeline.py --config=configs/clinc150_minilm.py
-    python benchmarks/input_pipeline.py --config=configs/grocery_vit_tiny.py --pixels=224 --steps=8
+    python benchmarks/input_pipeline.py --config=configs/grocery_vit_tiny.py --pixels=224 --resave=256 --crop --steps=20
 
 Parts, each alone, in examples/s: reading (files to records), making (tokenising texts, or decoding pictures, in as many
-threads as the config has), batching, and sending to the device. Then the train step of the config, in turns of `steps`:
-on batches as a run makes them, and on batches that lie on the device already, of the same shapes in the same order.
-The ratio of the two step times is what the pipeline costs. `waits_for_data` is the part of a step's time that the loop
-stood waiting for a batch.
+threads as the config has), batching, and sending to the device. --resave=N trains on the pictures as JPEGs with a short
+side of N pixels, --crop with random crops, so that every picture is decoded anew in every epoch. Then the train step of
+the config, in turns of `steps`: on batches as a run makes them, and on batches that lie on the device already, of the
+same shapes in the same order. The ratio of the two step times is what the pipeline costs. `waits_for_data` is the part
+of a step's time that the loop stood waiting for a batch.
 """
 
 import argparse
@@ -20,12 +21,14 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+from PIL import Image
 
 from tljax import trees
 from tljax.config import Config, validate
@@ -35,6 +38,7 @@ from tljax.train import optim, state
 from tljax.train.step import make_train_step
 from tljax.transfer import phases
 
+FILLING = 2  # steps of a turn that are not timed: the threads make some batches ahead of the first
 RESULTS = Path(__file__).parent / "results" / "input_pipeline.jsonl"
 
 
@@ -51,7 +55,27 @@ def opened(options: argparse.Namespace) -> Config:
     config.model.image_size = options.pixels or config.model.image_size
     config.train.batch_size = options.batch or config.train.batch_size
     config.data.threads = options.threads or config.data.threads
+    if options.resave:
+        config.data = dataclasses.replace(config.data, train=str(resaved(config, options)), validation="", test="",
+                                          validation_fraction=0.0)  # fmt: skip
+    if options.crop:
+        config.data = dataclasses.replace(config.data, crop_area=0.25, flip=True)
     return validate(config)
+
+
+def resaved(config: Config, options: argparse.Namespace) -> Path:
+    """A folder of the first training pictures as JPEGs of another size."""
+    folder, train = Path(tempfile.mkdtemp(prefix="jpegs-")), inputs.read(config).train
+    for i in range(min(options.examples, len(train))):
+        ref, label = train.inputs[i], train.labels[i]
+        with ref.open() as raw, Image.open(raw) as picture:
+            scale = options.resave / min(picture.size)
+            made = picture.convert("RGB").resize(
+                [round(side * scale) for side in picture.size], Image.Resampling.BICUBIC
+            )
+        (folder / label).mkdir(exist_ok=True)
+        made.save(folder / label / f"{i}.jpg", quality=90)
+    return folder
 
 
 def per_second(examples: int, work: Callable[[], Any]) -> float:
@@ -107,6 +131,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="0: the config's")
     parser.add_argument("--pixels", type=int, default=0, help="0: the config's")
     parser.add_argument("--threads", type=int, default=0, help="0: the config's")
+    parser.add_argument(
+        "--resave", type=int, default=0, help="short side of JPEGs to train on; 0: the files as they are"
+    )
+    parser.add_argument("--crop", action="store_true", help="random crops and flips")
     parser.add_argument("--examples", type=int, default=2000, help="for the parts")
     parser.add_argument("--steps", type=int, default=30, help="in a turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns")
@@ -136,9 +164,11 @@ def main() -> None:
             if shape not in kept:
                 kept[shape] = jax.block_until_ready({k: v for k, v in feed.send(batch).items() if k != "rows"})
             same.append(shape)
-        count = len(same)
-        alone, _ = steps.take((dict(kept[shape]) for shape in same), count)
-        fed, waited = steps.take(map(feed.send, feed.batches(turn, 0, lambda at: 1)), count)
+        count = len(same) - FILLING
+        alone, _ = steps.take((dict(kept[shape]) for shape in same[FILLING:]), count)
+        batches = map(feed.send, feed.batches(turn, 0, lambda at: 1))
+        steps.take(batches, FILLING)
+        fed, waited = steps.take(batches, count)
         if turn:  # the first one warms up
             real.append(fed)
             synthetic.append(alone)
