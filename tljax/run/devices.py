@@ -30,8 +30,8 @@ def prepare(config: Config, cluster: Cluster | None) -> None:
         names = {flag.partition("=")[0] for flag in known}
         added = [flag for flag in flags if flag.partition("=")[0] not in names]  # the user's own stand
         os.environ["XLA_FLAGS"] = " ".join([*known, *added])
-    if device.platform != "any":
-        jax.config.update("jax_platforms", {"gpu": "cuda,cpu"}.get(device.platform, device.platform))
+    if device.platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
     if device.platform == "cpu" and device.count:
         processes = cluster.processes if cluster else 1
         if device.count % processes:

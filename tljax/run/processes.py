@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from tljax import mesh
 from tljax.errors import ConfigError, LostError, StoppedError, TljaxError, printable
+from tljax.run import progress
 from tljax.run.cluster import Cluster
 
 CONNECT_S = "TLJAX_CONNECT_S"  # how long processes wait for each other at the start
@@ -41,12 +42,12 @@ class Group:
 
     Attributes:
       cluster: which they are.
-      stall_s: a process that does not say `beat` for so long is taken for stuck; 0: never.
+      stall_s: a process without progress (run/progress.py) for so long, from its first step on, is taken for stuck;
+        0: never.
     """
 
     def __init__(self, cluster: Cluster, stall_s: float = 0.0):
         self.cluster, self.stall_s = cluster, stall_s
-        self._last = time.monotonic()
         self._asked = 0
         self._stopping = False
         self._ended = threading.Event()
@@ -118,10 +119,6 @@ class Group:
             time.sleep(AFTERWORD_S)
         _exit(error.exit_code)
 
-    def beat(self) -> None:
-        """Says that there is progress."""
-        self._last = time.monotonic()
-
     @contextlib.contextmanager
     def watched(self) -> Iterator[Callable[[], bool]]:
         """As `signals.watched`: a signal to any of the processes stops all of them at the same step.
@@ -139,7 +136,7 @@ class Group:
             signal.signal(signal.SIGINT, before)
 
     def _stop(self) -> bool:
-        self.beat()
+        progress.made()
         self._asked += 1
         self._stopping = self._stopping or multihost_utils.reached_preemption_sync_point(self._asked)
         return self._stopping
@@ -154,7 +151,7 @@ class Group:
                 code, _, what = said.partition(" ")
                 print(f"tljax: stopped because of {what}", file=sys.stderr, flush=True)
                 _exit(int(code))
-            waited = time.monotonic() - self._last
+            waited = progress.since() if self._asked else 0.0
             if self.stall_s and waited > self.stall_s:
                 error = LostError(f"process {jax.process_index()}", f"no step for {waited:.0f} s",
                                   f"one in {self.stall_s:g} s", "the stacks of its threads are above; where steps take "
@@ -210,7 +207,7 @@ def _failure() -> str | None:
 
 def _check_free(address: str) -> None:
     port = int(address.rpartition(":")[2])
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+    with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))

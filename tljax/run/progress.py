@@ -10,6 +10,19 @@ from tljax import mesh
 LINE_EVERY_S = 30.0  # in a log file
 
 
+_last = [time.monotonic()]
+
+
+def made() -> None:
+    """Notes that there is progress."""
+    _last[0] = time.monotonic()
+
+
+def since() -> float:
+    """Seconds since there was progress."""
+    return time.monotonic() - _last[0]
+
+
 class Bar:
     """What, how far, how fast, how long still."""
 
@@ -27,6 +40,7 @@ class Bar:
                         disable=not self.terminal or self.silent, bar_format=shape)  # fmt: skip
 
     def update(self, examples: int) -> None:
+        made()
         self.done += examples
         self.bar.update(examples)
         now = time.monotonic()
