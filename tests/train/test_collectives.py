@@ -51,6 +51,18 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert found["all-reduce"].count == 5
 
 
+def test_one_that_a_tpu_takes_in_pieces_counts_once():
+    """Fusions that begin, go on with and end one all-gather between other work."""
+    piece = (
+        "%{0} (p: f32[4]) -> f32[8] {{\n  ROOT %g = f32[8]{{0}} all-gather(%p), channel_id={1}, dimensions={{0}}\n}}\n"
+    )
+    call = "  %c{0} = f32[8]{{0}} fusion(%x), kind=kCustom, calls=%{0}\n"
+    names = ("begin", "go_on", "end", "another")
+    pieces = "".join(piece.format(name, 8 if name == "another" else 7) for name in names)
+    entry = "ENTRY %main (x: f32[4]) -> f32[8] {\n" + "".join(call.format(name) for name in names) + "}\n"
+    assert collectives.of(pieces + entry) == {"all-gather": Moved(2, 64, (32, 32))}
+
+
 def test_joined():
     assert Moved(1, 4, (4,)).joined(Moved(2, 12, (8, 4))) == Moved(3, 16, (8, 4, 4))
 

@@ -10,6 +10,7 @@ BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4}
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _BODY = re.compile(r"body=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CALLED = re.compile(r"(?:calls|to_apply|condition|branch_computations|true_computation|false_computation)="
@@ -41,8 +42,11 @@ def of(hlo: str) -> dict[str, Moved]:
     """Collectives by kind, of the text of a compiled program (`jax.stages.Compiled.as_text`)."""
     bodies, entry = _computations(hlo)
     found: dict[str, list[int]] = {}
-    for kind, size, times in _walk(entry, bodies, 1):
-        found.setdefault(kind, []).extend([size] * times)
+    seen = set[str]()  # TPUs take one in pieces, between other work: several lines then speak of one channel
+    for kind, size, times, channel in _walk(entry, bodies, 1):
+        if channel not in seen:
+            found.setdefault(kind, []).extend([size] * times)
+        seen |= {channel} - {""}
     return {kind: Moved(len(sizes), sum(sizes), tuple(sorted(sizes, reverse=True)))
             for kind, sizes in sorted(found.items())}  # fmt: skip
 
@@ -61,11 +65,12 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _walk(name: str, bodies: dict[str, list[str]], times: int) -> Iterator[tuple[str, int, int]]:
-    """(kind, bytes, how often) of the collectives in a computation and in those that it calls."""
+def _walk(name: str, bodies: dict[str, list[str]], times: int) -> Iterator[tuple[str, int, int, str]]:
+    """(kind, bytes, how often, channel) of the collectives in a computation and in those that it calls."""
     for line in bodies.get(name, ()):
         if match := _OPERATION.search(line):
-            yield match.group(2), _bytes(match, line), times
+            channel = _CHANNEL.search(line)
+            yield match.group(2), _bytes(match, line), times, channel.group(1) if channel else ""
             continue  # what it applies adds two numbers
         if body := _BODY.search(line):
             trips = _TRIPS.search(line)
