@@ -64,7 +64,7 @@ def trained(monkeypatch) -> list[tuple[Config, Path]]:
     """What `train_all` trains, without training it."""
     calls: list[tuple[Config, Path]] = []
 
-    def train(config, path, say):
+    def train(config, path, say, group=None):
         calls.append((config, path))
         return result(config.transfer.strategy, 0.5)
 

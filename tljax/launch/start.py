@@ -4,6 +4,7 @@ import os
 import shlex
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,15 +130,17 @@ def _on_tpu(own: dict[str, Any], arguments: list[str], root: Path) -> int:
         for command in there.steps(root, Path("tljax.tgz"), arguments).values():
             print(shlex.join(command))
         return 0
-    for name, command in there.steps(root, tpu.pack(root), arguments).items():
+    with tempfile.TemporaryDirectory(prefix="tljax-") as folder:
+        return _steps(there, there.steps(root, tpu.pack(root, Path(folder)), arguments))
+
+
+def _steps(there: tpu.Slice, steps: dict[str, list[str]]) -> int:
+    """One after another, until one fails."""
+    for name, command in steps.items():
         print(f"{name}: {shlex.join(command)}", flush=True)
-        code = Supervisor([command], [{}], [""], stop=there.stop() if name == "run" else None).run()
-        if code:
-            there_is = (
-                "" if name == "run" else "; gcloud compute tpus tpu-vm list says which slices there are, and create "
-            )
-            more = f"{there_is}makes one" if there_is else ""
-            print(f"tljax: {name} on {own['tpu']}: exit code {code}{more}", file=sys.stderr)
+        if code := Supervisor([command], [{}], [""], stop=there.stop() if name == "run" else None).run():
+            more = "" if name == "run" else f"; is {there.name} there? gcloud compute tpus tpu-vm create makes a slice"
+            print(f"tljax: {name} on {there.name}: exit code {code}{more}", file=sys.stderr)
             return code
     return 0
 

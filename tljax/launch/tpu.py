@@ -5,7 +5,6 @@ import hashlib
 import re
 import shlex
 import tarfile
-import tempfile
 from pathlib import Path
 
 from tljax.errors import ConfigError
@@ -72,9 +71,9 @@ class Slice:
                 *sent]  # fmt: skip
 
 
-def pack(root: Path) -> Path:
+def pack(root: Path, folder: Path) -> Path:
     """The project's own files as an archive; data and checkpoints are for the workers to reach themselves."""
-    archive = Path(tempfile.mkdtemp(prefix="tljax-")) / "tljax.tgz"
+    archive = folder / "tljax.tgz"
     with tarfile.open(archive, "w:gz") as tar:
         for name in COPIED:
             if (root / name).exists():

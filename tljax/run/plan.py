@@ -251,4 +251,4 @@ def _size(nbytes: float) -> str:
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if nbytes >= factor:
             return f"{nbytes / factor:.3g} {unit}" if nbytes < 100 * factor else f"{nbytes / factor:.0f} {unit}"
-    return f"{nbytes / 1e3:.1f} kB"
+    return f"{nbytes / 1e3:.1f} kB" if nbytes else "0"

@@ -11,6 +11,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_PLACE = re.compile(r'op_name="([^"]*)"')
 _BODY = re.compile(r"body=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CALLED = re.compile(r"(?:calls|to_apply|condition|branch_computations|true_computation|false_computation)="
@@ -42,11 +43,13 @@ def of(hlo: str) -> dict[str, Moved]:
     """Collectives by kind, of the text of a compiled program (`jax.stages.Compiled.as_text`)."""
     bodies, entry = _computations(hlo)
     found: dict[str, list[int]] = {}
-    seen = set[str]()  # TPUs take one in pieces, between other work: several lines then speak of one channel
+    # TPUs take one in pieces, between other work: several lines then speak of it. A channel alone is not enough to tell
+    # by, because what the compiler copies, such as equal layers, keeps its channel; the place in the source is another.
+    seen = set[tuple[str, str]]()
     for kind, size, times, channel in _walk(entry, bodies, 1):
         if channel not in seen:
             found.setdefault(kind, []).extend([size] * times)
-        seen |= {channel} - {""}
+        seen |= {channel} if channel[0] else set()
     return {kind: Moved(len(sizes), sum(sizes), tuple(sorted(sizes, reverse=True)))
             for kind, sizes in sorted(found.items())}  # fmt: skip
 
@@ -65,12 +68,12 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _walk(name: str, bodies: dict[str, list[str]], times: int) -> Iterator[tuple[str, int, int, str]]:
-    """(kind, bytes, how often, channel) of the collectives in a computation and in those that it calls."""
+def _walk(name: str, bodies: dict[str, list[str]], times: int) -> Iterator[tuple[str, int, int, tuple[str, str]]]:
+    """(kind, bytes, how often, (channel, place in the source)) of what a computation and those that it calls send."""
     for line in bodies.get(name, ()):
         if match := _OPERATION.search(line):
-            channel = _CHANNEL.search(line)
-            yield match.group(2), _bytes(match, line), times, channel.group(1) if channel else ""
+            channel, place = (found.group(1) if (found := what.search(line)) else "" for what in (_CHANNEL, _PLACE))
+            yield match.group(2), _bytes(match, line), times, (channel, place)
             continue  # what it applies adds two numbers
         if body := _BODY.search(line):
             trips = _TRIPS.search(line)
