@@ -5,8 +5,8 @@ import pytest
 from tljax import errors
 from tljax.errors import TljaxError, printable
 
-CODES = [("ConfigError", 64), ("DataError", 65), ("WeightsError", 66), ("LostError", 69), ("DivergedError", 70), ("WriteError", 74),
-         ("StoppedError", 75), ("TljaxError", 1)]  # fmt: skip
+CODES = [("ConfigError", 64), ("DataError", 65), ("WeightsError", 66), ("LostError", 69), ("DivergedError", 70),
+         ("WriteError", 74), ("StoppedError", 75), ("TljaxError", 1)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "code"), CODES)
