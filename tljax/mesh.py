@@ -205,6 +205,8 @@ def local_bytes(tree: Any) -> int:
 
 
 def _put(leaf: Any, where: NamedSharding) -> Any:
+    if isinstance(leaf, jax.Array) and leaf.sharding == where:  # before each evaluation most of it lies there already
+        return leaf
     if jax.process_count() == 1:
         return jax.device_put(leaf, where)
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):

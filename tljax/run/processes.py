@@ -169,8 +169,6 @@ def compare(said: Mapping[str, Any]) -> None:
     Raises:
       ConfigError: names what differs, and where.
     """
-    if jax.process_count() == 1:
-        return
     digests = {name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:8]
                for name, value in sorted(said.items())}  # fmt: skip
     own = np.frombuffer(

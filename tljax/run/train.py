@@ -162,8 +162,9 @@ class _Run:
     def _training(self) -> Training:
         c = self.config
         self.digests = {"weights": self.model.digest, **{f"{n} data": e.digest() for n, e in self.examples.items()}}
-        said = {f"--{name}": value for name, _, value in settings(c)} | workdir.versions() | self.digests
-        processes.compare(said | {"code of tljax": devices.code(), "number of devices": jax.local_device_count()})
+        if self.layout.processes > 1:
+            said = {f"--{name}": value for name, _, value in settings(c)} | workdir.versions() | self.digests
+            processes.compare(said | {"code of tljax": devices.code(), "number of devices": jax.local_device_count()})
         saves = checkpoint.Checkpoints(self.place.checkpoints, c.train.keep, self.digests, self.warn)
         kind = AdaptiveTraining if c.transfer.strategy == "adaptive" else Training
         return kind(c, self.model, self.tables.classes, self.planned, self.kept, saves, self.place, self.say,
