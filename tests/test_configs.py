@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from tljax import cli
+from tljax.cli import flags
 from tljax.config import Config, settings, validate
 from tljax.run.workdir import Workdir
 
@@ -30,7 +31,7 @@ def file(request) -> Path:
 
 def opened(*arguments: str) -> Config:
     """What `tljax train` makes of these arguments."""
-    return cli._parse("train", [*arguments, "--workdir=w"], {"workdir": None}, config=True)["config"].value
+    return flags.parse("train", [*arguments, "--workdir=w"], {"workdir": None}, config=True)["config"].value
 
 
 def test_there_are_configs():

@@ -168,9 +168,10 @@ BREACHES = [  # (the rule it breaks, module, source, words of the fault)
     ("remote code", "weights/hub.py", "f(trust_remote_code=flag)", "expected False"),
     ("torch", "weights/export.py", "def f():\n    import torch", "ordinary installation"),
     ("catch-all", "train/loop.py", "try:\n    f()\nexcept Exception:\n    pass", "catches everything"),
-    ("catch-all among others", "cli.py", "try:\n    f()\nexcept (OSError, Exception) as e:\n    pass", "catches"),
-    ("bare except", "cli.py", "try:\n    f()\nexcept:\n    raise", "catches everything"),
-    ("catch-all without a reason", "cli.py", "try:\n    f()\nexcept Exception:  # noqa: BLE001\n    pass", "catches"),
+    ("catch-all among others", "cli/main.py", "try:\n    f()\nexcept (OSError, Exception) as e:\n    pass", "catches"),
+    ("bare except", "cli/main.py", "try:\n    f()\nexcept:\n    raise", "catches everything"),
+    ("catch-all without a reason", "cli/main.py",
+     "try:\n    f()\nexcept Exception:  # noqa: BLE001\n    pass", "catches"),
     ("assert", "trees.py", "assert x", "bare assert"),
     ("too long", "trees.py", "x = 1\n" * 301, "301 lines"),
 ]  # fmt: skip
@@ -191,10 +192,10 @@ ALLOWED = [  # (why, module, source)
     ("slow, for types", "data/sources.py",
      "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pyarrow as pa"),
     ("flax at home", "models/bert.py", "from flax import linen as nn"),
-    ("the version", "cli.py", "from tljax import __version__"),
+    ("the version", "cli/main.py", "from tljax import __version__"),
     ("the door re-exports", "__init__.py", "from tljax.weights.load import load_pretrained"),
     ("300 lines", "trees.py", "x = 1\n" * 300),
-    ("named errors", "cli.py", "try:\n    f()\nexcept (OSError, ValueError):\n    raise"),
+    ("named errors", "cli/main.py", "try:\n    f()\nexcept (OSError, ValueError):\n    raise"),
     ("catch-all with a reason", "data/text.py",
      "try:\n    f()\nexcept Exception:  # noqa: BLE001 - the library raises nothing better\n    raise"),
     ("no pickle", "data/sources.py", "np.load(path, allow_pickle=False)"),
@@ -212,4 +213,4 @@ def test_every_importer_is_a_place_of_the_house():
 
 
 def test_the_package_is_there():
-    assert {"errors.py", "trees.py", "config.py"} <= set(modules())
+    assert {"errors.py", "trees.py", "config/__init__.py"} <= set(modules())

@@ -6,10 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tljax.data.batching import Planned, buckets, collate, epoch_seed, permutation, plan, plan_evaluation, stack
+from tljax.data.batching import (
+    OneAnswer,
+    Planned,
+    buckets,
+    collate,
+    epoch_seed,
+    permutation,
+    plan,
+    plan_evaluation,
+    stack,
+)
 
 
-class Numbers:
+class Numbers(OneAnswer):
     """Examples whose content is their index; length i is written `length` times."""
 
     def __init__(self, n: int, labels: bool = True):

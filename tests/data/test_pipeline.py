@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tljax.data.batching import collate, plan
+from tljax.data.batching import OneAnswer, collate, plan
 from tljax.data.pipeline import batches
 from tljax.errors import DataError
 
 
-class Slow:
+class Slow(OneAnswer):
     """100 examples with seeded content; some are slow, one may be broken."""
 
     labels = np.arange(100, dtype=np.int32)

@@ -12,7 +12,7 @@ import pytest
 from tljax import trees
 from tljax.config import OptimConfig
 from tljax.models.rows import Rows
-from tljax.train import optim, state, step
+from tljax.train import objectives, optim, state, step
 from tljax.transfer import freeze
 from tljax.weights import convert, export, files, rules
 from tljax.weights.families import FAMILIES
@@ -89,7 +89,7 @@ def test_gradients_are_pytorchs(name, tmp_path, torch_side):
         if language:  # each token's successor
             logits = logits[:, :-1].reshape(-1, logits.shape[-1])
         counts = (labels >= 0).astype(np.float32)
-        return (step.cross_entropy(logits, np.maximum(labels, 0)) * counts).sum() / counts.sum()
+        return (objectives.cross_entropy(logits, np.maximum(labels, 0)) * counts).sum() / counts.sum()
 
     value, grads = jax.jit(jax.value_and_grad(loss))(trainable)
     theirs = opened(name, source(name, model, tmp_path))

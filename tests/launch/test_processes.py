@@ -49,7 +49,7 @@ def workers(root: Path) -> list[int]:
             )
         except (OSError, ValueError):
             continue
-        if "tljax.cli" in command and any(str(root) in argument for argument in command):
+        if command[1:3] == ["-m", "tljax"] and any(str(root) in argument for argument in command):
             found[int(environ.get("TLJAX_PROCESS", 0))] = int(place.name)
     return [found[rank] for rank in sorted(found)]
 
@@ -221,7 +221,7 @@ def test_a_tpu_slice_by_a_stand_in_for_gcloud(tmp_path, alone, place):
     agree(evaluations(place / "tpu"), alone)
     assert "2 × cpu in 2 processes, data" in said
     for number in range(2):  # from the copy, not from this checkout
-        assert (tmp_path / f"worker{number}" / "tljax" / "tljax" / "cli.py").is_file()
+        assert (tmp_path / f"worker{number}" / "tljax" / "tljax" / "cli" / "main.py").is_file()
 
 
 def test_without_gcloud(place, tmp_path):

@@ -21,7 +21,7 @@ def test_processes(capsys, monkeypatch):
     commands = shown(capsys, "--processes=2", "--port=4711")
     for rank, command in enumerate(commands):
         assert command[:3] == ["TLJAX_COORDINATOR=127.0.0.1:4711", "TLJAX_PROCESSES=2", f"TLJAX_PROCESS={rank}"]
-        assert command[4:] == ["-m", "tljax.cli", "train", *RUN]
+        assert command[4:] == ["-m", "tljax", "train", *RUN]
 
 
 def test_gpus_are_shared(capsys, monkeypatch):

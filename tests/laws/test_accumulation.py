@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from cases import CLASSES, batch_of, make_case
 
+from tljax.train.objectives import Classification
+
 
 @pytest.mark.parametrize(("k", "weighted"), [(2, False), (4, True)])
 def test_micro_batches_equal_the_batch(family, strategy, k, weighted):
@@ -11,7 +13,7 @@ def test_micro_batches_equal_the_batch(family, strategy, k, weighted):
     case = make_case(family, strategy, name="sgd", dropout=0.0, clip_norm=0.1)
     batch = batch_of(family, 8)
     batch["weights"][[1, 6, 7]] = 0.0  # masked rows, unequal between the micro-batches
-    options = {"class_weights": list(np.linspace(0.5, 2, CLASSES))} if weighted else {}
+    options = {"objective": Classification(0.0, tuple(np.linspace(0.5, 2, CLASSES)))} if weighted else {}
     one, metrics_one = case.step(**options)(case.state(), batch)
     many, metrics_many = case.step(accumulate=k, **options)(case.state(), batch)
     assert float(metrics_many["loss"]) == pytest.approx(float(metrics_one["loss"]), rel=1e-6)

@@ -12,6 +12,7 @@ import pytest
 from tljax import trees
 from tljax.config import OptimConfig
 from tljax.data import batching
+from tljax.data.batching import OneAnswer
 from tljax.train import optim, state, step
 from tljax.transfer import boundary, freeze
 from tljax.transfer.cache import Cache, Pass
@@ -20,7 +21,7 @@ STRATEGIES = {"feature_extraction": {}, "last_k": {"k": 1}, "embeddings_frozen":
 TRAINED = ("feature_extraction", "last_k")
 
 
-class Given:
+class Given(OneAnswer):
     """The inputs of a golden set as examples, twice over; pictures four times, each time turned otherwise.
 
     Of a few that are nearly equal, batch normalisation makes rounding errors divided by almost nothing.

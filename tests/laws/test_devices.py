@@ -18,7 +18,8 @@ from layouts import EVERY, ROWS, SGD, STEPS, batches, setup
 
 from tljax import mesh, trees
 from tljax.config import OptimConfig
-from tljax.evaluate.predict import probabilities
+from tljax.data.batching import OneAnswer
+from tljax.evaluate.predict import outputs
 from tljax.train import collectives, cost, optim, state, step
 
 
@@ -94,7 +95,7 @@ def test_divided_parameters_take_less_of_each_device():
 def test_evaluation_on_several_devices(count):
     """Every example once, with the same probabilities, where neither batches nor examples divide evenly."""
 
-    class Examples:
+    class Examples(OneAnswer):
         labels, lengths, where = None, np.full(21, 8), str
 
         def __len__(self):
@@ -106,7 +107,7 @@ def test_evaluation_on_several_devices(count):
 
     case, layout = setup("bert", "full"), mesh.over(jax.devices()[:count])
     evaluate, shown = step.make_eval_step(case.network), []
-    alone = probabilities(evaluate, case.params, Examples(), 5)
-    found = probabilities(evaluate, layout.put(case.params), Examples(), 5, 1, shown.append, layout)
+    alone = outputs(evaluate, case.params, Examples(), 5)
+    found = outputs(evaluate, layout.put(case.params), Examples(), 5, 1, shown.append, layout)
     np.testing.assert_allclose(found, alone, atol=1e-6)
     assert sum(shown) == 21

@@ -5,11 +5,12 @@ import pytest
 from cases import make_case
 
 from tljax.evaluate import predict
-from tljax.evaluate.predict import probabilities
+from tljax.data.batching import OneAnswer
+from tljax.evaluate.predict import outputs
 from tljax.train.step import make_eval_step
 
 
-class Examples:
+class Examples(OneAnswer):
     """Texts of different lengths whose first token is their own number."""
 
     labels = None
@@ -33,7 +34,7 @@ def test_every_example_once_and_in_order(n, batch_size, monkeypatch):
     case = make_case("bert", "full", dropout=0.5)  # dropout is off in evaluation
     examples = Examples(n)
     shown: list[int] = []
-    probs = probabilities(make_eval_step(case.backbone), case.params, examples, batch_size, 1, shown.append)
+    probs = outputs(make_eval_step(case.backbone), case.params, examples, batch_size, 1, shown.append)
     assert probs.shape == (n, 5)
     assert sum(shown) == n
     for i in range(n):
@@ -50,16 +51,16 @@ def test_a_pass_that_skips_or_repeats_is_refused(monkeypatch):
     for broken in (lambda *a: plan(*a)[:-1], lambda *a: [*plan(*a), plan(*a)[0]]):
         monkeypatch.setattr(predict.batching, "plan_evaluation", broken)
         with pytest.raises(RuntimeError, match="more or less than once"):
-            probabilities(make_eval_step(case.backbone), case.params, Examples(9), 4, 1)
+            outputs(make_eval_step(case.backbone), case.params, Examples(9), 4, 1)
 
 
 @pytest.mark.parametrize(("n", "shapes"), [(9, 1), (499, 1), (500, 2), (1000, 3), (1500, 3)])
 def test_few_examples_are_worth_few_compilations(n, shapes):
     seen = set()
 
-    def step(params, inputs):
+    def step(params, inputs, labels):
         seen.add(inputs["input_ids"].shape)
         return np.full((inputs["input_ids"].shape[0], 2), 0.5, np.float32)
 
-    probabilities(step, None, Examples(n), 32, 1)
+    outputs(step, None, Examples(n), 32, 1)
     assert len(seen) == shapes

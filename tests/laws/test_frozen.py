@@ -9,7 +9,7 @@ import pytest
 from cases import batch_of, make_case
 
 from tljax import trees
-from tljax.train.step import cross_entropy
+from tljax.train.objectives import cross_entropy
 from tljax.transfer.freeze import FROZEN
 
 
@@ -82,7 +82,7 @@ def test_frozen_gradients_influence_neither_clip_nor_norm(family, strategy):
     now = case.state()
 
     def loss(trainable):
-        from tljax.train.step import cross_entropy
+        from tljax.train.objectives import cross_entropy
 
         params = trees.unflatten(trees.join(trainable, now.frozen))
         return cross_entropy(case.backbone.run(params, batch["inputs"])["logits"], batch["labels"]).mean()

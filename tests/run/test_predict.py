@@ -124,7 +124,7 @@ def test_a_failure_leaves_the_earlier_output(text_run, tmp_path, monkeypatch):
     def fail(*arguments):
         raise DataError("row 2", "broken")
 
-    monkeypatch.setattr(predict, "probabilities", fail)
+    monkeypatch.setattr(predict, "outputs", fail)
     with pytest.raises(DataError, match="broken"):
         predict.predict(text_run.path, str(source), tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "earlier"

@@ -14,7 +14,7 @@ from tljax.config import Config, TransferConfig
 from tljax.data import sources
 from tljax.data.text import TextExamples
 from tljax.errors import DivergedError, WeightsError, WriteError
-from tljax.evaluate.predict import probabilities
+from tljax.evaluate.predict import outputs
 from tljax.run import inputs, train, workdir
 from tljax.train import checkpoint
 from tljax.train.step import TrainStep, make_eval_step
@@ -99,7 +99,7 @@ def test_the_exported_model_opens_with_the_same_probabilities(finished):
     config = finished.config
     records = sources.read_records(config.data.test, config.data, config.task)
     examples = inputs.make_examples(records, model, config, model.labels)
-    probs = probabilities(make_eval_step(model.backbone), model.params, examples, config.train.eval_batch_size)
+    probs = outputs(make_eval_step(model.backbone), model.params, examples, config.train.eval_batch_size)
     # the run's are of kept activations, from batches that hold several texts in a row
     np.testing.assert_allclose(probs, finished.done.probs, rtol=2e-5)
     assert np.mean(probs.argmax(1) == examples.labels) == finished.result.scores.accuracy

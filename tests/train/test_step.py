@@ -12,7 +12,8 @@ from cases import CLASSES, Case, batch_of, make_case
 
 from tljax import trees
 from tljax.train.state import create
-from tljax.train.step import TrainStep, cross_entropy, make_eval_step, make_train_step
+from tljax.train.objectives import Classification, cross_entropy
+from tljax.train.step import TrainStep, make_eval_step, make_train_step
 from tljax.transfer.freeze import FreezePlan
 
 
@@ -65,7 +66,7 @@ def step(case) -> TrainStep:
 def weighted() -> tuple[Case, TrainStep]:
     """Without dropout; classes weigh 1, 2, 3, 4, 5, and a tenth of the mass is smoothed."""
     case = make_case("bert", "feature_extraction", dropout=0.0)
-    return case, case.step(class_weights=[1, 2, 3, 4, 5], smoothing=0.1)
+    return case, case.step(objective=Classification(0.1, (1, 2, 3, 4, 5)))
 
 
 BATCH = batch_of("bert", 4)
@@ -145,8 +146,8 @@ def test_equal_networks_share_the_gradient():
     assert make_case("bert", "scratch", learning_rate=0.5).step().gradient is gradient
     assert make_case("bert", "last_k").step().gradient is not gradient
     assert make_case("bert", "full", dropout=0.2).step().gradient is not gradient
-    assert make_case("bert", "full").step(smoothing=0.1).gradient is not gradient
-    assert make_case("bert", "full").step(class_weights=[1, 2, 3, 4, 5]).gradient is not gradient
+    assert make_case("bert", "full").step(objective=Classification(0.1)).gradient is not gradient
+    assert make_case("bert", "full").step(objective=Classification(0.0, (1, 2, 3, 4, 5))).gradient is not gradient
 
 
 def test_metrics(case, step):

@@ -38,7 +38,7 @@ DECISIONS = [
                                                        "(49 products a byte)"),
     ("auto", {"products": 50.0 * 1e4}, 0, ROOM, "disk", "on disk"),
     ("auto", {"products": 0.0, "each": 0.0}, 0, ROOM, "disk", "on disk"),
-    ("auto", AUGMENTED, 0, ROOM, "off", "images are cropped or flipped anew in every epoch (--config.cache.views=V"),
+    ("auto", AUGMENTED, 0, ROOM, "off", "examples are drawn anew in every epoch (of images --config.cache.views=V"),
     ("auto", {**AUGMENTED, "views": 4}, 4, ROOM, "disk", "instead of 20 passes through what is frozen, 4"),
     ("auto", {**AUGMENTED, "views": 20}, 20, ROOM, "off", "run on the examples 20 x anyway"),
     ("off", {}, 0, ROOM, "off", "as asked"),

@@ -20,15 +20,54 @@ class Planned(NamedTuple):
     length: int
 
 
-class Examples(Protocol):
-    """What batches are made of."""
+class Targets(NamedTuple):
+    """What is to be learned of some examples: `labels` int32 (B, …), and `weights` float32, one for each answer that a
+    label asks for, 0 where none is asked."""
 
-    @property
-    def labels(self) -> np.ndarray | None: ...
+    labels: np.ndarray
+    weights: np.ndarray
+
+
+class Examples(Protocol):
+    """What batches are made of. An example asks for one answer, or for several: one for each word, or event."""
 
     def __len__(self) -> int: ...
 
-    def gather(self, indices: np.ndarray, length: int, seed: int | None = None) -> dict[str, np.ndarray]: ...
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Tokens of each example, int32 (n,); None where all have one shape."""
+
+    def gather(self, indices: np.ndarray, length: int, seed: int | None = None) -> dict[str, np.ndarray]:
+        """The inputs, each (B, …); `seed`: of what is drawn at random."""
+
+    def targets(self, indices: np.ndarray, length: int, seed: int | None = None) -> Targets:
+        """What belongs to the inputs that `gather` makes of the same arguments."""
+
+    @property
+    def truth(self) -> np.ndarray:
+        """The right answers of all examples in an evaluation, int32 (N,)."""
+
+    def spots(self, indices: np.ndarray, length: int) -> np.ndarray:
+        """Which answer each place of `targets` is, int64 (B, …) from 0 to N - 1; -1 where none is asked."""
+
+
+class OneAnswer:
+    """Examples that ask for one answer each, the class; unlabelled ones count as the first."""
+
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def truth(self) -> np.ndarray:
+        return np.zeros(len(self), np.int32) if self.labels is None else self.labels
+
+    def targets(self, indices: np.ndarray, length: int, seed: int | None = None) -> Targets:
+        return Targets(self.truth[indices].astype(np.int32), np.ones(len(indices), np.float32))
+
+    def spots(self, indices: np.ndarray, length: int) -> np.ndarray:
+        return np.asarray(indices, np.int64)
 
 
 def buckets(lengths: np.ndarray | None, max_buckets: int) -> tuple[int, ...]:
@@ -156,8 +195,8 @@ def collate(examples: Examples, planned: Planned, batch_size: int, seed: int | N
       held: the rows (H,) that are made here, of a batch whose others are made elsewhere (mesh.py); None: all.
 
     Returns:
-      {"inputs": {name: (H, …)}, "labels": int32 (H,) (0 where unlabelled), "weights": float32 (H,), 1 on examples
-      and 0 on padding, "rows": int32 (B,) example index, -1 on padding, of the whole batch}.
+      {"inputs": {name: (H, …)}, "labels": int32 (H, …) (0 where unlabelled), "weights": float32 (H, …), of `Targets` on
+      examples and 0 on padding, "rows": int32 (B,) example index, -1 on padding, of the whole batch}.
     """
     rows, valid = _filled(planned, batch_size)
     at = np.where(valid, np.arange(batch_size), 0)[slice(None) if held is None else held]
@@ -165,7 +204,7 @@ def collate(examples: Examples, planned: Planned, batch_size: int, seed: int | N
     inputs = examples.gather(planned.indices[need], planned.length, seed)
     if not np.array_equal(places, np.arange(len(need))):
         inputs = {name: x[places] for name, x in inputs.items()}
-    return {"inputs": inputs, **_targets(examples, rows, valid, held)}
+    return {"inputs": inputs, **_targets(examples, rows, valid, planned.length, seed, held)}
 
 
 def stack(examples: Examples, plans: Sequence[Planned], batch_size: int, seed: int | None = None,
@@ -173,9 +212,10 @@ def stack(examples: Examples, plans: Sequence[Planned], batch_size: int, seed: i
     """The arrays of several batches of one length, each as `collate` makes it, with an axis for the batches before."""
     rows, valid = (np.stack(parts) for parts in zip(*(_filled(plan, batch_size) for plan in plans), strict=True))
     own = rows if held is None else rows[:, held]
-    inputs = examples.gather(own.reshape(-1), plans[0].length, seed)
+    length = plans[0].length
+    inputs = examples.gather(own.reshape(-1), length, seed)
     return {"inputs": {name: x.reshape(*own.shape, *x.shape[1:]) for name, x in inputs.items()},
-            **_targets(examples, rows, valid, held)}  # fmt: skip
+            **_targets(examples, rows, valid, length, seed, held)}  # fmt: skip
 
 
 def _filled(planned: Planned, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,8 +228,11 @@ def _filled(planned: Planned, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.arange(batch_size) < real
 
 
-def _targets(examples: Examples, rows: np.ndarray, valid: np.ndarray, held: np.ndarray | None) -> dict[str, Any]:
+def _targets(examples: Examples, rows: np.ndarray, valid: np.ndarray, length: int, seed: int | None,
+             held: np.ndarray | None) -> dict[str, Any]:  # fmt: skip
     own, real = (rows, valid) if held is None else (rows[..., held], valid[..., held])
-    labels = np.zeros(own.shape, np.int32) if examples.labels is None else examples.labels[own]
-    return {"labels": labels.astype(np.int32), "weights": real.astype(np.float32),
+    labels, weights = examples.targets(own.reshape(-1), length, seed)
+    weights = np.where(real.reshape(-1, *[1] * (weights.ndim - 1)), weights, np.float32(0))
+    return {"labels": labels.reshape(*own.shape, *labels.shape[1:]),
+            "weights": weights.reshape(*own.shape, *weights.shape[1:]),
             "rows": np.where(valid, rows, -1).astype(np.int32)}  # fmt: skip

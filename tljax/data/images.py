@@ -12,6 +12,7 @@ import numpy as np
 import PIL
 
 from tljax.data import pixels
+from tljax.data.batching import OneAnswer
 from tljax.data.preprocess import Preprocess, generator
 from tljax.data.stores import ImageRef
 from tljax.errors import DataError, printable
@@ -21,7 +22,7 @@ __all__ = ["ImageExamples", "Preprocess", "normalise"]
 CACHE_BYTES = 2 * 2**30  # of decoded squares in memory; a larger set is decoded anew in each epoch
 
 
-class ImageExamples:
+class ImageExamples(OneAnswer):
     """n images, decoded when a batch asks for them.
 
     Without random crops the squares are the same in every epoch, so the first decoding is kept where all of them

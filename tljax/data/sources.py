@@ -3,6 +3,8 @@
 import difflib
 import os
 import posixpath
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,6 +32,7 @@ def read_records(source: str, data: DataConfig, task: str, labelled: bool = True
         photos/: an image folder <class>/…/*.jpg; photos/#train the folder below it;
         list.txt: lines 'path, label', image paths relative to the list file, as in every table of images;
         photos.zip, photos.zip#folder, photos.zip#list.txt, tickets.zip#file.csv: the same inside an archive;
+        digits.npz#x_train,y_train: two arrays of a .npz: uint8 images (n, H, W[, 1 or 3]), and labels;
         tfds:<name>/<split>: a prepared TFDS data set in the array_record format.
       data: columns, encoding, exclude_labels, on_bad, threads.
       task: "text" or "image".
@@ -56,6 +59,8 @@ def _read_one(source: str, data: DataConfig, task: str, labelled: bool) -> Recor
         return _images(source, "", rows, lambda key: ImageRef(store, key), data, labelled)
     if path.lower().endswith(".zip"):
         return _archive(path, part, data, task, labelled)
+    if path.lower().endswith(".npz") and task == "image":
+        return _arrays(path, part, data, labelled)
     content = _read_file(path)
     here, name = os.path.split(path)
     return _table(path, name, part, content, FolderStore(here), lambda k: os.path.isfile(os.path.join(here, k)),
@@ -104,6 +109,24 @@ def _archive(path: str, part: str, data: DataConfig, task: str, labelled: bool) 
     return _images(
         f"{path}#{part}" if part else path, "", rows, lambda key: ImageRef(archive.store, key), data, labelled
     )
+
+
+def _arrays(path: str, part: str, data: DataConfig, labelled: bool) -> Records:
+    names = [name.strip() for name in part.split(",")]
+    wanted = names[: 1 + labelled]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if len(wanted) != 1 + labelled or not set(wanted) <= set(archive.files):
+                raise DataError(printable(path), f"found the part {printable(part)!r}", f"{printable(path)}#images"
+                                f"{',labels' * labelled}, of {', '.join(map(printable, archive.files))}")  # fmt: skip
+            found = [np.asarray(archive[name]) for name in wanted]
+    except FileNotFoundError:
+        _read_file(path)  # says why
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(printable(path), f"cannot be read as .npz ({printable(error)})", "what np.savez wrote"
+                        ) from None  # fmt: skip
+    return from_arrays(found[0], found[1].tolist() if labelled else None, f"{path}#{part}", data)
 
 
 def _table(path: str, name: str, part: str, content: bytes, store: Store, exists: Callable[[str], bool],

@@ -10,11 +10,12 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tljax.data import spm
+from tljax.data.batching import OneAnswer
 from tljax.errors import ConfigError, DataError, WeightsError, printable
 
 CHUNK = 2048  # texts encoded at a time: an encoding object takes many times the memory of its ids
@@ -35,6 +36,14 @@ class Ragged:
         return self.ids[self.offsets[i] : self.offsets[i + 1]]
 
 
+class Words(NamedTuple):
+    """Of a vocabulary (V,): the id that stands for a hidden token, which ids are no words, which go on with one."""
+
+    mask: int
+    special: np.ndarray
+    goes_on: np.ndarray
+
+
 class Tokenizer(Protocol):
     """Texts to ids. `vocab_size` is the largest id + 1; `pad_id` fills rows where the attention mask is 0."""
 
@@ -45,6 +54,10 @@ class Tokenizer(Protocol):
         """The ids of each text with the checkpoint's special tokens, cut at max_length tokens (special ones
         included). Lone surrogates, which are no characters, become U+FFFD; NUL and everything else goes to the
         tokenizer as it is."""
+
+
+MASKS = ("[MASK]", "<mask>")
+BEGINS = ("Ġ", "▁")
 
 
 def _ragged(rows: list[Any]) -> Ragged:
@@ -77,6 +90,26 @@ class FastTokenizer:
 
     def token_id(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)
+
+    def words(self) -> "Words":
+        """What hiding words has to know of this tokenizer.
+
+        Raises:
+          WeightsError: it has no token for a word that is hidden.
+        """
+        tokens = self._tokenizer.get_vocab(with_added_tokens=True)
+        mask = next((tokens[name] for name in MASKS if name in tokens), None)
+        if mask is None:
+            raise WeightsError("tokenizer", "no token for a hidden word", f"one of {', '.join(MASKS)}",
+                               "--config.pretrain.objective=next, for a decoder")  # fmt: skip
+        special = np.zeros(self.vocab_size, bool)
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        special[[id for id, token in added if token.special or token.content in MASKS]] = True
+        # WordPiece marks the pieces that go on, byte-level BPE and SentencePiece those that begin a word
+        marked = sum(name.startswith(BEGINS) for name in tokens) > sum(name.startswith("##") for name in tokens)
+        goes_on = np.zeros(self.vocab_size, bool)
+        goes_on[[id for name, id in tokens.items() if marked != name.startswith(BEGINS if marked else "##")]] = True
+        return Words(mask, special, goes_on & ~special)
 
     def encode(self, texts: Sequence[str], max_length: int) -> Ragged:
         special = self._tokenizer.num_special_tokens_to_add(False)
@@ -193,7 +226,7 @@ def check_vocabulary(tokenizer_size: int, rows: int) -> None:
                            f"--config.model.vocab_size={tokenizer_size}")  # fmt: skip
 
 
-class TextExamples:
+class TextExamples(OneAnswer):
     """n tokenised texts.
 
     Args:

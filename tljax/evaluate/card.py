@@ -3,16 +3,17 @@
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from tljax.errors import printable
 from tljax.evaluate.metrics import Scores, interval, shown
 
-PIPELINES = {"text": "text-classification", "image": "image-classification"}
+PIPELINES = {"text": "text-classification", "image": "image-classification", "events": "tabular-classification"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def model_card(
-    *, title: str, task: str, base_model: str, dataset: str, classes: Sequence[str], scores: Scores, strategy: str,
+    *, title: str, task: str, base_model: str, dataset: str, classes: Sequence[str], scores: Any, strategy: str,
     split: str = "test", revision: str = "", license: str = "", pooling: str = "", transformers_class: str = "",
     version: str = "",
 ) -> str:  # fmt: skip
@@ -48,6 +49,21 @@ def model_card(
            "you pass this model on."),
     ]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def pretrained_card(*, title: str, base_model: str, dataset: str, scores: Any, strategy: str, split: str = "test",
+                    version: str = "", **others: Any) -> str:  # fmt: skip
+    """README.md of a model that was pretrained, or pretrained further, and classifies nothing; as `model_card`."""
+    rows = [(name.replace("_", " "), shown(value)) for name, value in scores.summary().items() if name != "n"]
+    parts = [
+        "---\nlibrary_name: tljax\ntags:\n- tljax\n- jax\n---",
+        f"# {_plain(title)}",
+        f"A model pretrained with tljax{version and f' {version}'}, to be fine-tuned.",
+        _table([("base model", _code(base_model)), ("data", _code(dataset)), ("what was trained", _plain(strategy))]),
+        f"## Scores\n\nOn {_plain(split)}, {scores.n:,} answers:\n\n{_table(rows)}",
+        "## How to load it\n\n`--config.model.ref=path/to/this/folder`, or its workdir",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _front_matter(

@@ -6,13 +6,16 @@ N: examples, C: classes.
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from tljax.errors import DataError, DivergedError, printable
 
+NAMES = {"macro_f1": "macro-F1", "loss": "loss (nats)", "roc_auc": "ROC AUC", "average_precision": "average precision",
+         "card_precision_100": "card precision@100", "ndcg_10": "NDCG@10", "hit_rate_10": "HR@10",
+         "hit_rate_1": "HR@1", "mrr": "MRR"}  # fmt: skip
 SMALLEST = float(np.finfo(np.float32).tiny)  # a float32 softmax underflows to 0, whose logarithm is not a number
 
 
@@ -36,10 +39,11 @@ class Scores:
     per_class: tuple[ClassScore, ...]  # in class order
     confusion: np.ndarray  # int64 (C, C): row = true class, column = predicted class
     n: int
+    more: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # of one kind of task alone
 
     def summary(self) -> dict[str, float | int | None]:
         """The scores of the whole set, as a line of metrics.jsonl takes them."""
-        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "loss": self.loss, "n": self.n}
+        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "loss": self.loss, **self.more, "n": self.n}
 
 
 def classification(labels: np.ndarray, probs: np.ndarray, classes: Sequence[str]) -> Scores:

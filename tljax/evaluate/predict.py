@@ -1,4 +1,4 @@
-"""Class probabilities of every example, each exactly once."""
+"""What a network answers to every example, each answer exactly once. N answers, K numbers kept of each."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,18 +7,20 @@ import numpy as np
 
 from tljax import mesh
 from tljax.data import batching, pipeline
+from tljax.data.batching import Examples
 from tljax.mesh import Layout
 
-EvalStep = Callable[[Any, dict[str, Any]], Any]  # (params, inputs) -> probabilities (B, C)
+EvalStep = Callable[[Any, dict[str, Any], Any], Any]  # (params, inputs, labels) -> outputs (B, …, K)
 BUCKETS = 3  # padded lengths: a forward pass is cheap, a compilation is not
 ROWS_PER_BUCKET = 500  # below that many, one more compilation takes longer than the padding that it saves
 
 
-def stream(step: EvalStep, params: Any, examples: Any, batch_size: int, threads: int,
-           layout: Layout | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
-    """Gives (rows, probabilities) a batch at a time, one batch behind the device so that neither waits.
+def stream(step: EvalStep, params: Any, examples: Examples, batch_size: int, threads: int,
+           layout: Layout | None = None) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:  # fmt: skip
+    """Gives (examples, answers (A,), outputs (A, K)) a batch at a time, one batch behind the device so that neither
+    waits.
 
-    Every row of `examples` comes once; rows that fill up a batch do not come at all.
+    Every answer that `examples` ask for comes once; rows that fill up a batch do not come at all.
 
     Args:
       layout: where `params` lie; batches are divided likewise, and every process gives all rows. None: on one device.
@@ -27,41 +29,45 @@ def stream(step: EvalStep, params: Any, examples: Any, batch_size: int, threads:
     batch_size = layout.whole(batch_size)
     edges = batching.buckets(examples.lengths, min(BUCKETS, 1 + len(examples) // ROWS_PER_BUCKET))
     plans = batching.plan_evaluation(len(examples), examples.lengths, batch_size, edges)
-    waiting: tuple[np.ndarray, Any] | None = None
+    waiting: tuple[np.ndarray, int, Any] | None = None
     held = layout.held(batch_size)
-    for batch in pipeline.batches(examples, plans, batch_size, threads=threads, held=held):
-        sent = step(params, layout.send(batch["inputs"]))
+    made = pipeline.batches(examples, plans, batch_size, threads=threads, held=held)
+    for plan, batch in zip(plans, made, strict=True):
+        sent = step(params, *layout.send((batch["inputs"], batch["labels"])))
         if waiting is not None:
-            yield _real(*waiting)
-        waiting = (batch["rows"], sent)
+            yield _real(examples, *waiting)
+        waiting = (batch["rows"], plan.length, sent)
     if waiting is not None:
-        yield _real(*waiting)
+        yield _real(examples, *waiting)
 
 
-def _real(rows: np.ndarray, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
-    return rows[rows >= 0], mesh.fetch(probabilities)[rows >= 0]
+def _real(examples: Examples, rows: np.ndarray, length: int, outputs: Any) -> tuple[int, np.ndarray, np.ndarray]:
+    own = rows[rows >= 0]
+    spots = examples.spots(own, length)
+    return len(own), spots[spots >= 0], mesh.fetch(outputs)[rows >= 0][spots >= 0]
 
 
-def probabilities(step: EvalStep, params: Any, examples: Any, batch_size: int, threads: int = 2,
-                  show: Callable[[int], None] = lambda n: None,
-                  layout: Layout | None = None) -> np.ndarray:  # fmt: skip
-    """Probabilities (n, C) float32 in the order of the examples.
+def outputs(step: EvalStep, params: Any, examples: Examples, batch_size: int, threads: int = 2,
+            show: Callable[[int], None] = lambda n: None,
+            layout: Layout | None = None) -> np.ndarray:  # fmt: skip
+    """What is kept of each answer, (N, K) float32 in the order of `examples.truth`: of a classification the
+    probabilities (n, C).
 
     Args:
       show: is told how many examples are through, for a progress bar.
       layout: as for `stream`.
 
     Raises:
-      RuntimeError: an example came twice or not at all; a metric over such a pass would be wrong.
+      RuntimeError: an answer came twice or not at all; a metric over such a pass would be wrong.
     """
-    seen = np.zeros(len(examples), np.int64)
+    seen = np.zeros(len(examples.truth), np.int64)
     result: np.ndarray | None = None
-    for rows, probs in stream(step, params, examples, batch_size, threads, layout):
+    for count, spots, found in stream(step, params, examples, batch_size, threads, layout):
         if result is None:
-            result = np.full((len(examples), probs.shape[1]), np.nan, np.float32)
-        result[rows] = probs
-        np.add.at(seen, rows, 1)
-        show(len(rows))
+            result = np.full((len(seen), found.shape[-1]), np.nan, np.float32)
+        result[spots] = found
+        np.add.at(seen, spots, 1)
+        show(count)
     if result is None or not (seen == 1).all():
-        raise RuntimeError(f"evaluation saw {int((seen != 1).sum())} examples more or less than once")
+        raise RuntimeError(f"evaluation saw {int((seen != 1).sum())} answers more or less than once")
     return result

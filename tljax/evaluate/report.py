@@ -38,9 +38,9 @@ class Report:
     dataset: str  # the source as in the config
     model: str  # reference and revision of the checkpoint
     strategy: str  # "last_k, k = 2"
-    scores: Scores
+    scores: Any  # metrics.Scores, or of evaluate/answers.py
     split: str = "test"
-    metric: str = "accuracy"  # the headline: accuracy, macro_f1 or loss
+    metric: str = "accuracy"  # the headline, of the scores' summary
     freeze_table: str = ""
     verdict: str = ""  # one sentence: did the transfer pay?
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)  # "device": "8 × cpu", "time": "4 min"
@@ -107,9 +107,8 @@ def render(report: Report) -> str:
         ]), page.folded("What trains and what is frozen", page.lines(report.freeze_table))
             if report.freeze_table else page.Markup("")),
         _curves(report),
-        _confusion(scores),
-        _per_class(scores),
-        _mistakes(report.mistakes, scores),
+        *((_confusion(scores), _per_class(scores), _mistakes(report.mistakes, scores))
+          if isinstance(scores, Scores) else ()),
         _origin(report),
     ]  # fmt: skip
     return page.page(report.title, *parts)
@@ -122,22 +121,24 @@ def _warnings(warnings: Sequence[str]) -> page.Markup:
 
 
 def _headline(report: Report) -> page.Markup:
-    scores, first = report.scores, report.metric
-    named = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss (nats)"}
-    order = [first, *(name for name in named if name != first)]
-    values = scores.summary()
+    scores, values = report.scores, report.scores.summary()
+    names = [name for name in values if name != "n"]
+    order = sorted(names, key=lambda name: name != report.metric)
     cards = "".join(
-        f"<div{' class=first' if name == first else ''}><dt>{named[name]}</dt><dd>{shown(values[name])}</dd></div>"
+        f"<div{' class=first' if name == report.metric else ''}><dt>{page.text(metrics.NAMES.get(name, name))}</dt>"
+        f"<dd>{shown(values[name])}</dd></div>"
         for name in order
     )
-    count = f"On the {scores.n:,} examples of {report.split}, {len(scores.per_class)} classes."
-    if scores.accuracy is not None:
-        low, high = metrics.interval(scores.accuracy, scores.n)
-        count += f" 95 % interval of the accuracy for this number of examples: {low:.3f} to {high:.3f} (Wilson);"
-        count += " other seeds of the training vary besides."
-    unseen = [row.name for row in scores.per_class if not row.support]
-    if unseen and scores.n:
-        count += f" {len(unseen)} classes have no example: their recall is undefined."
+    count = f"On the {scores.n:,} answers of {report.split}."
+    if isinstance(scores, Scores):
+        count = f"On the {scores.n:,} examples of {report.split}, {len(scores.per_class)} classes."
+        if scores.accuracy is not None:
+            low, high = metrics.interval(scores.accuracy, scores.n)
+            count += f" 95 % interval of the accuracy for this number of examples: {low:.3f} to {high:.3f} (Wilson);"
+            count += " other seeds of the training vary besides."
+        unseen = [row.name for row in scores.per_class if not row.support]
+        if unseen and scores.n:
+            count += f" {len(unseen)} classes have no example: their recall is undefined."
     verdict = page.paragraph(report.verdict) if report.verdict else ""
     return page.section("Score", page.Markup(f"<dl class='scores'>{cards}</dl>{verdict}"),
                         page.paragraph(count, "quiet"))  # fmt: skip

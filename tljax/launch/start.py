@@ -87,7 +87,7 @@ def _parse(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _train(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "tljax.cli", "train", *arguments]
+    return [sys.executable, "-m", "tljax", "train", *arguments]
 
 
 def _in_processes(own: dict[str, Any], arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ from tljax.models import (
     deit,
     dinov2,
     distilbert,
+    events,
     gpt2,
     llama,
     mobilenet_v2,
@@ -48,6 +49,7 @@ FAMILIES: dict[str, Architecture] = {
     "roberta": roberta.ROBERTA,
     "siglip": siglip.SIGLIP,
     "swin": swin.SWIN,
+    "tljax_events": events.EVENTS,
     "vit": vit.VIT,
     "xlm-roberta": roberta.ROBERTA,
 }  # by model_type of config.json

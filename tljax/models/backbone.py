@@ -179,10 +179,10 @@ class Architecture:
 
     Attributes:
       build: (fields of config.json, labels, pooling, dtype of the activations) -> the network. Without labels (0) the
-        head of a decoder gives the next token.
+        head of a decoder gives the next token, and that of an encoder the hidden ones.
       defaults: the fields that are computed with, and transformers' values where a config.json leaves them out.
       dropouts: the fields that are rates of dropout.
-      decoder: whether it can give the next token.
+      decoder, masked: whether it can give the next token, or tokens that are hidden.
       positions: the field that bounds the tokens of a text; "" where nothing does.
       reserved: fields -> how many of those positions no token takes.
     """
@@ -193,6 +193,7 @@ class Architecture:
     decoder: bool = False
     positions: str = "max_position_embeddings"
     reserved: Callable[[Mapping[str, Any]], int] = lambda fields: 0
+    masked: bool = False
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 6))

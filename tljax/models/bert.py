@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from tljax.models.attention import SelfAttention
 from tljax.models.backbone import Activations, Architecture, Backbone, Stage
-from tljax.models.heads import ClassifierHead, MeanPooler
+from tljax.models.heads import ClassifierHead, MaskedHead, MeanPooler
 from tljax.models.layers import ACTIVATIONS, Dense, Dropout, Embedding, LayerNorm, positions
 
 
@@ -40,7 +40,8 @@ class BertEmbeddings(nn.Module):
         hidden += looked_up("position_embeddings", c["max_position_embeddings"], places)
         hidden = LayerNorm(c["layer_norm_eps"], name="LayerNorm")(hidden)
         hidden = Dropout(c["hidden_dropout_prob"])(hidden.astype(self.dtype), train)
-        return {"hidden": hidden, "attention_mask": x.get("attention_mask", jnp.ones_like(ids_BT))}
+        passed = {name: x[name] for name in ("predicted",) if name in x}  # the head of masked words reads it
+        return {"hidden": hidden, "attention_mask": x.get("attention_mask", jnp.ones_like(ids_BT)), **passed}
 
 
 def _counted(x: Activations, padding: int) -> jax.Array:
@@ -134,14 +135,25 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
 
     Args:
       config: fields of Hugging Face's config.json over `DEFAULTS`.
-      num_labels: C of the logits (B, C).
+      num_labels: C of the logits (B, C); 0: words that are hidden (B, M, V), without a pooler.
       pooling: "pooler" (first token, the head that Hugging Face has) or "mean" (no pooler parameters).
       dtype: of the activations.
     """
     c = nn.FrozenDict({name: config.get(name, default) for name, default in DEFAULTS.items()})
+    embeddings = BertEmbeddings(c, dtype, c["hidden_size"])
+    if not num_labels:
+        paths = (f"cls/predictions/{name}" for name in ("transform/dense", "transform/LayerNorm", "bias"))
+        return assembled("bert", c, embeddings, masked("bert", c, *paths))
     head = ClassifierHead(num_labels, c["initializer_range"], dropout=head_dropout(c))
-    return assembled("bert", c, BertEmbeddings(c, dtype, c["hidden_size"]),
-                     BertPooler(c) if pooling == "pooler" else MeanPooler(), head)  # fmt: skip
+    pooler = BertPooler(c) if pooling == "pooler" else MeanPooler()
+    return assembled("bert", c, embeddings, Stage("pooler", "bert/pooler", pooler), Stage("head", "classifier", head))
+
+
+def masked(base: str, c: Mapping[str, Any], dense: str, norm: str, bias: str) -> Stage:
+    """The head that tells hidden words, its parameters at the paths that are given."""
+    table = f"{base}/embeddings/word_embeddings/embedding"
+    module = MaskedHead(c["vocab_size"], c["hidden_act"], c["layer_norm_eps"], c["initializer_range"])
+    return Stage("head", (("dense", dense), ("norm", norm), ("bias", bias)), module, reads=(("embedding", table),))
 
 
 def head_dropout(c: Mapping[str, Any]) -> float:
@@ -149,22 +161,21 @@ def head_dropout(c: Mapping[str, Any]) -> float:
     return c["hidden_dropout_prob"] if c["classifier_dropout"] is None else c["classifier_dropout"]
 
 
-def assembled(base: str, c: nn.FrozenDict, embeddings: nn.Module, pooler: nn.Module, head: nn.Module) -> Backbone:
-    """The stages of a BERT or its kin, all under `base` but the head."""
+def assembled(base: str, c: nn.FrozenDict, embeddings: nn.Module, *top: Stage) -> Backbone:
+    """The stages of a BERT or its kin, all under `base` but the head; `top`: above the layers."""
     layers = (Stage(f"layer_{i}", f"{base}/encoder/layer/{i}", BertLayer(c)) for i in range(c["num_hidden_layers"]))
     return Backbone(
         stages=(
             Stage("embeddings", f"{base}/embeddings", embeddings),
             *layers,
-            Stage("pooler", f"{base}/pooler", pooler),
-            Stage("head", "classifier", head),
+            *top,
         ),
         example=lambda: {
             name: jax.ShapeDtypeStruct((1, 1), jnp.int32) for name in ("input_ids", "attention_mask", "token_type_ids")
         },
-        lookups=((f"{base}/embeddings/word_embeddings/embedding", "input_ids"),),
+        lookups=() if top[-1].reads else ((f"{base}/embeddings/word_embeddings/embedding", "input_ids"),),
         packs=True,
     )
 
 
-BERT = Architecture(build, DEFAULTS, DROPOUTS)
+BERT = Architecture(build, DEFAULTS, DROPOUTS, masked=True)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tljax.models.backbone import Activations
-from tljax.models.layers import ACTIVATIONS, Dense, Dropout, affine, last
+from tljax.models.layers import ACTIVATIONS, Dense, Dropout, LayerNorm, affine, last
 
 
 class MeanPooler(nn.Module):
@@ -91,6 +91,31 @@ class TiedLanguageHead(nn.Module):
             return {"logits": hidden_BTD.astype(jnp.float32), "last_hidden_state": hidden_BTD}
         logits_BTV = affine(hidden_BTD, table_VD.T, None).astype(jnp.float32)
         return {"logits": logits_BTV, "last_hidden_state": hidden_BTD}
+
+
+class MaskedHead(nn.Module):
+    """Scores of every word at places in the text, by the embedding table of the words (Devlin et al. 2019).
+
+    (B, M, V) for the `predicted` places (B, M) of the batch, so that the product over the vocabulary, as dear as the
+    trunk of a small network, is made for hidden words alone; (B, T, V) where the batch names none.
+    """
+
+    vocabulary: int
+    activation: str
+    epsilon: float
+    init_std: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: Activations, train: bool) -> Activations:
+        hidden = x["hidden"]
+        if "predicted" in x:
+            hidden = jnp.take_along_axis(hidden, x["predicted"][:, :, None], axis=1)
+        inner = ACTIVATIONS[self.activation](Dense(hidden.shape[-1], self.init_std, name="dense")(hidden))
+        inner = LayerNorm(self.epsilon, name="norm")(inner)
+        table_VD = self.get_variable("params", "embedding")
+        bias_V = self.param("bias", nn.initializers.zeros_init(), (self.vocabulary,))
+        logits = inner if table_VD is None else affine(inner, table_VD.T, bias_V)  # None: shapes are being inferred
+        return {"logits": logits.astype(jnp.float32), "last_hidden_state": x["hidden"]}
 
 
 class LanguageHead(nn.Module):

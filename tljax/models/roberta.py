@@ -6,7 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from tljax.models import bert
-from tljax.models.backbone import Architecture, Backbone
+from tljax.models.backbone import Architecture, Backbone, Stage
 from tljax.models.heads import ClassifierHead, FirstToken, MeanPooler, TwoLayerHead
 
 DEFAULTS = {**bert.DEFAULTS, "pad_token_id": 1, "vocab_size": 50265}  # transformers' RobertaConfig
@@ -18,14 +18,17 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
     c = nn.FrozenDict({name: config.get(name, default) for name, default in DEFAULTS.items()})
     rate, std = bert.head_dropout(c), c["initializer_range"]
     embeddings = bert.BertEmbeddings(c, dtype, c["hidden_size"], c["pad_token_id"])
-    if pooling == "mean":
-        return bert.assembled("roberta", c, embeddings, MeanPooler(), ClassifierHead(num_labels, std, dropout=rate))
-    head = TwoLayerHead(num_labels, ("dense", "out_proj"), "tanh", (rate, rate), std)
-    return bert.assembled("roberta", c, embeddings, FirstToken(), head)
+    if not num_labels:
+        head = bert.masked("roberta", c, *(f"lm_head/{name}" for name in ("dense", "layer_norm", "bias")))
+        return bert.assembled("roberta", c, embeddings, head)
+    pooler, classifier = (MeanPooler(), ClassifierHead(num_labels, std, dropout=rate)) if pooling == "mean" else (
+        FirstToken(), TwoLayerHead(num_labels, ("dense", "out_proj"), "tanh", (rate, rate), std))  # fmt: skip
+    return bert.assembled("roberta", c, embeddings, Stage("pooler", "roberta/pooler", pooler),
+                          Stage("head", "classifier", classifier))  # fmt: skip
 
 
 def _reserved(fields: Mapping[str, Any]) -> int:
     return fields["pad_token_id"] + 1  # tokens are counted from there
 
 
-ROBERTA = Architecture(build, DEFAULTS, DROPOUTS, reserved=_reserved)
+ROBERTA = Architecture(build, DEFAULTS, DROPOUTS, reserved=_reserved, masked=True)

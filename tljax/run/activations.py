@@ -131,7 +131,9 @@ def raised(kept: Kept, stage: int, passes: int) -> tuple[Kept, int, str]:
 
 
 def augmented(config: Config) -> bool:
-    """Whether training images are cropped or mirrored at random."""
+    """Whether training examples are drawn anew: images cropped or mirrored at random, words hidden, pairs made."""
+    if config.objective == "masked" or config.adapt.target:
+        return True
     return config.task == "image" and (config.data.flip or config.data.crop_area < 1)
 
 

@@ -1,6 +1,7 @@
 """Models with adapters: from a config, and from what a run has left."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ from tljax.weights.load import Model, load_pretrained
 from tljax.weights.outline import outline
 
 
-def load(c: Config, classes: tuple[str, ...]) -> Model:
-    """The model that a config asks for, with adapters where its strategy is one."""
+def load(c: Config, classes: tuple[str, ...], fields: Mapping[str, Any] | None = None) -> Model:
+    """The model that a config asks for, with adapters where its strategy is one.
+
+    Args:
+      fields: of config.json, which the data decides.
+    """
+    head: dict[str, Any] = {"labels": classes} if c.objective == "classes" else {"task": "language"}
     model = load_pretrained(
-        c.model.ref, labels=classes, revision=c.model.revision, pooling=c.model.pooling, seed=c.seed,
+        c.model.ref, **head, revision=c.model.revision, pooling=c.model.pooling, seed=c.seed,
         dropout=None if c.model.dropout < 0 else c.model.dropout, image_size=c.model.image_size or None,
         vocab_size=c.model.vocab_size or None, scratch=c.transfer.strategy == "scratch",
-        dtype=jnp.dtype(c.model.dtype))  # fmt: skip
+        dtype=jnp.dtype(c.model.dtype), fields=fields)  # fmt: skip
     model = dataclasses.replace(model, backbone=dataclasses.replace(model.backbone, remat=c.train.remat))
     return adapted(model, c)
 

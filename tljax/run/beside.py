@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tljax import mesh
 from tljax.config import Config, validate
-from tljax.evaluate.metrics import interval, shown
+from tljax.evaluate.metrics import NAMES, interval, shown
 from tljax.run.processes import Group
 from tljax.run.train import Result, Say, train
 
@@ -34,14 +34,22 @@ def train_all(config: Config, path: Path, say: Say = print, group: Group | None 
 
 
 def render(results: list[Result]) -> str:
-    """The results as a table, with the 95 % interval that the number of examples leaves (Wilson 1927)."""
+    """The results as a table; accuracies with the 95 % interval that the number of examples leaves (Wilson 1927)."""
     width = max([42, *(len(r.strategy) for r in results)])
-    lines = [f"{'strategy':<{width}}{'accuracy':>9}  {'95 % interval':<13}{'macro-F1':>11}{'train s':>9}{'eval s':>8}"]
+    names = [name for name in results[0].scores.summary() if name not in ("n", "loss")]
+    titles = [NAMES.get(name, name) for name in names]
+    at = [max(len(title) + 2, 9) for title in titles]
+    heads = [f"{title:>{w}}" for title, w in zip(titles, at, strict=True)]
+    if shares := names[0] == "accuracy":
+        heads.insert(1, f"  {'95 % interval':<13}")
+    lines = [f"{'strategy':<{width}}{''.join(heads)}{'train s':>9}{'eval s':>8}"]
     for r in results:
-        low, high = interval(r.scores.accuracy or 0.0, r.scores.n)
-        lines.append(f"{r.strategy:<{width}}{shown(r.scores.accuracy):>9}  {low:.3f} … {high:.3f}"
-                     f"{shown(r.scores.macro_f1):>11}"
-                     f"{r.training_seconds:>9.0f}{r.evaluation_seconds:>8.0f}")  # fmt: skip
+        values = r.scores.summary()
+        cells = [f"{shown(values[name]):>{w}}" for name, w in zip(names, at, strict=True)]
+        if shares:
+            low, high = interval(values["accuracy"] or 0.0, r.scores.n)
+            cells.insert(1, f"  {low:.3f} … {high:.3f}")
+        lines.append(f"{r.strategy:<{width}}{''.join(cells)}{r.training_seconds:>9.0f}{r.evaluation_seconds:>8.0f}")
     return "\n".join(lines)
 
 
@@ -52,13 +60,17 @@ def verdict(results: list[Result]) -> str:
     """
     scratch = next((r for r in results if r.strategy.startswith("scratch")), None)
     rest = [r for r in results if r is not scratch]
-    if scratch is None or not rest:
+    if scratch is None or not rest or "accuracy" not in scratch.scores.summary():
         return ""
-    best = max(rest, key=lambda r: r.scores.accuracy or 0.0)
-    a, b = best.scores.accuracy or 0.0, scratch.scores.accuracy or 0.0
+    best = max(rest, key=_accuracy)
+    a, b = _accuracy(best), _accuracy(scratch)
     found = f"{best.strategy} {a:.3f} against {b:.3f} from scratch, on the same {best.split} examples"
     if interval(a, best.scores.n)[0] > interval(b, scratch.scores.n)[1]:
         return f"Transfer pays here: {found}, {100 * (a - b):+.0f} points."
     if interval(a, best.scores.n)[1] < interval(b, scratch.scores.n)[0]:
         return f"Negative transfer: {found}. Train from scratch, or take another checkpoint."
     return f"No difference found: {found}; the intervals overlap."
+
+
+def _accuracy(result: Result) -> float:
+    return result.scores.summary()["accuracy"] or 0.0

@@ -123,7 +123,7 @@ class _Comparison:
         """The activations at every stage that a strategy starts from, for all of them."""
         first, config = next(iter(self.chosen.values())), self.config
         tables = self.together.tables(first)
-        model = adapting.load(changed(first, {"transfer.strategy": "full"}), tables.classes)
+        model = adapting.load(changed(first, {"transfer.strategy": "full"}), tables.classes, tables.fields)
         examples = self.together.examples(first, model)
         planned = {name: phases.of(adapting.adapted(model, c).backbone, c.transfer, c.train.epochs)
                    for name, c in self.chosen.items()}  # fmt: skip
@@ -183,7 +183,8 @@ class _Comparison:
             self._write()
         cost = result.cost
         so_far |= dataclasses.asdict(Run(
-            name, config.seed, result.scores.accuracy or 0.0, result.validation, result.split, result.scores.n,
+            name, config.seed, result.scores.summary()["accuracy"] or 0.0, result.validation, result.split,
+            result.scores.n,
             so_far["seconds"] + result.training_seconds, result.trainable, cost.peak_bytes if cost else None,
             cost.flops / cost.floor if cost and cost.floor else None,
             len(self.together.tables(config).splits().get("validation") or ())))  # fmt: skip

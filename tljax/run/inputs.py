@@ -1,7 +1,7 @@
 """From a config's sources to examples: records, classes, splits, and the feed of training batches."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,30 +9,48 @@ import numpy as np
 
 from tljax import mesh, models
 from tljax.config import Config
-from tljax.data import batching, pipeline, sources, text
+from tljax.data import batching, masking, pipeline, sources, text
+from tljax.data.events import EventExamples, Histories
 from tljax.data.images import ImageExamples
 from tljax.data.preprocess import Preprocess
 from tljax.data.records import Records
 from tljax.errors import DataError, WeightsError
 from tljax.mesh import Layout
+from tljax.run import ledgers
 from tljax.transfer.activations import Activations
 from tljax.weights.load import Model
 
-Examples = text.TextExamples | ImageExamples
+Examples = text.TextExamples | ImageExamples | EventExamples
+Split = Records | Histories
 
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """The records of a run; validation and test are None where there are none."""
+    """The records of a run; validation and test are None where there are none.
 
-    train: Records
-    validation: Records | None
-    test: Records | None
+    Attributes:
+      classes: names, in the order of the logits; none where nothing is classified.
+      fields: of config.json, which the data decides: those of an event model.
+      files: name -> content, which belong beside the weights.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split | None
     classes: tuple[str, ...]
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def splits(self) -> dict[str, Records]:
+    def splits(self) -> dict[str, Split]:
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: records for name, records in named.items() if records is not None}
+
+    def shared(self) -> dict[str, int]:
+        """How many inputs of each other split are in train too; of events, which are told apart by time, none."""
+        train = self.train
+        return {} if isinstance(train, Histories) else {
+            name: sources.overlap(train, records) for name, records in self.splits().items()
+            if name != "train" and isinstance(records, Records)}  # fmt: skip
 
 
 def read(config: Config) -> Tables:
@@ -41,16 +59,20 @@ def read(config: Config) -> Tables:
     Raises:
       DataError: see `sources.read_records`; one class only; a class of the test set that train has not.
     """
-    data = config.data
-    train = sources.read_records(data.train, data, config.task)
-    validation = sources.read_records(data.validation, data, config.task) if data.validation else None
-    test = sources.read_records(data.test, data, config.task) if data.test else None
-    classes = sources.classes_of(train)
-    if len(classes) < 2:
+    data, labelled = config.data, config.objective == "classes"
+    if config.task == "events":
+        found = ledgers.read(config)
+        return Tables(found.splits["train"], found.splits.get("validation"), found.splits.get("test"), found.classes,
+                      found.fields, {ledgers.FILE: found.vocabulary.to_json()})  # fmt: skip
+    train = sources.read_records(data.train, data, config.task, labelled)
+    validation = sources.read_records(data.validation, data, config.task, labelled) if data.validation else None
+    test = sources.read_records(data.test, data, config.task, labelled) if data.test else None
+    classes = sources.classes_of(train) if labelled else ()
+    if labelled and len(classes) < 2:
         raise DataError(train.name, f"one class only ({classes[0]!r})", "at least two",
                         "look at --config.data.label_column")  # fmt: skip
     for other in (validation, test):
-        if other is not None:
+        if other is not None and labelled:
             sources.label_ids(other, classes)
     if validation is None and data.validation_fraction:
         seed = config.seed if data.split_seed < 0 else data.split_seed
@@ -61,10 +83,10 @@ def read(config: Config) -> Tables:
 
 def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
     """Splits off `fraction` of every class, at random; a class of one example stays in the first part."""
-    labels = np.asarray(records.labels)
+    labels = np.asarray([""] * len(records) if records.labels is None else records.labels)
     order = batching.permutation(seed, 0, len(labels), purpose=3)
     held: list[int] = []
-    for name in sorted(set(records.labels or ())):
+    for name in sorted(set(labels.tolist())):
         own = order[labels[order] == name]
         held += own[: min(max(round(fraction * len(own)), 1), len(own) - 1)].tolist()
     if not held:
@@ -74,15 +96,26 @@ def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Rec
     return records.take(i for i in range(len(labels)) if i not in out), records.take(sorted(held))
 
 
-def make_examples(records: Records, model: Model, config: Config, classes: Sequence[str] | None) -> Examples:
-    """Records -> examples as this model takes them; with `classes`, labelled."""
-    labels = None if classes is None else sources.label_ids(records, tuple(classes))
+def make_examples(records: Split, model: Model, config: Config, classes: Sequence[str] | None,
+                  training: bool = False) -> Examples:  # fmt: skip
+    """Records -> examples as this model takes them; with `classes`, labelled; `training`: to learn from."""
+    if isinstance(records, Histories):
+        return ledgers.examples(records, model.config, config, training)
+    labels = sources.label_ids(records, tuple(classes)) if classes else None
     if config.task == "text":
         tokenizer = text.load_tokenizer(model.folder)
         text.check_vocabulary(tokenizer.vocab_size, model.config.get("vocab_size", tokenizer.vocab_size))
         longest = models.max_tokens(model.config, config.data.max_length)
         inputs: Any = records.inputs
-        return text.TextExamples(tokenizer.encode(inputs, longest), labels, records.where, tokenizer.pad_id)
+        ids = tokenizer.encode(inputs, longest)
+        if config.objective == "next":
+            return masking.FollowingExamples(ids, records.where, tokenizer.pad_id)
+        if config.objective == "masked":
+            if not isinstance(tokenizer, text.FastTokenizer):
+                raise WeightsError(model.ref, "no tokenizer.json", "one, to know the pieces of words by")
+            return masking.MaskedExamples(ids, records.where, tokenizer.pad_id, tokenizer.words(),
+                                          config.pretrain.masked, config.pretrain.whole_words)  # fmt: skip
+        return text.TextExamples(ids, labels, records.where, tokenizer.pad_id)
     if (channels := model.config.get("num_channels", 3)) != 3:
         raise WeightsError(model.ref, f"a network for {channels} channel(s)", "3: images are read as RGB")
     preprocess = Preprocess.from_folder(model.folder, model.config["image_size"], config.data)
@@ -169,9 +202,3 @@ class TrainFeed:
 
 def _abstract(arrays: Any) -> Any:
     return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), arrays)
-
-
-def class_weights(labels: np.ndarray, classes: int) -> list[float]:
-    """n / (classes * n_c) for each class, so that the rows of each class weigh the same together."""
-    counts = np.bincount(labels, minlength=classes)
-    return (len(labels) / (classes * np.maximum(counts, 1))).tolist()

@@ -14,6 +14,7 @@ from tljax.models import Backbone
 from tljax.run import adapting, chips
 from tljax.train import collectives, cost, optim, state, step
 from tljax.train.collectives import Moved
+from tljax.train.objectives import Classification
 from tljax.train.state import TrainState
 from tljax.transfer import phases
 from tljax.transfer.floor import floor
@@ -95,7 +96,8 @@ class Planner:
         """Compiles the step for a batch of so many rows."""
         c, plan = self.config, self.phase.plan
         optimizer, rate = self._optimizer()
-        made = step.make_train_step(self.network, plan, optimizer, rate, smoothing=c.optim.label_smoothing,
+        objective = Classification(c.optim.label_smoothing)
+        made = step.make_train_step(self.network, plan, optimizer, rate, objective=objective,
                                     accumulate=c.optim.accumulate, layout=self.layout)  # fmt: skip
         now, rows = self._state(), self._batch(batch)
         gradient, update = made.compile(now, [self.layout.abstract(rows, training=True)])[0]

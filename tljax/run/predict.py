@@ -13,7 +13,7 @@ from tljax.data import sources
 from tljax.data.records import Records
 from tljax.errors import ConfigError, DataError, WriteError
 from tljax.evaluate import metrics
-from tljax.evaluate.predict import probabilities
+from tljax.evaluate.predict import outputs
 from tljax.run import adapting, devices, inputs, progress
 from tljax.run.workdir import read_config
 from tljax.train.step import make_eval_step
@@ -69,7 +69,7 @@ def predict(path: Path, source: str, output: Path, say: Callable[[str], None] = 
             for start in range(0, len(records), CHUNK):
                 part = records.take(range(start, min(start + CHUNK, len(records))))
                 examples = inputs.make_examples(part, model, config, None)
-                probs = probabilities(step, params, examples, config.train.eval_batch_size, config.data.threads,
+                probs = outputs(step, params, examples, config.train.eval_batch_size, config.data.threads,
                                       bar.update, layout)  # fmt: skip
                 for value, row in zip(part.inputs, probs, strict=True):
                     writer.writerow([getattr(value, "name", value), *_verdict(row, model.labels)])
@@ -107,6 +107,6 @@ def evaluate(path: Path, source: str = "", say: Callable[[str], None] = print) -
     examples = inputs.make_examples(records, model, config, model.labels)
     layout = devices.reading(config)
     with progress.bar("evaluating", len(examples)) as bar:
-        probs = probabilities(make_eval_step(model.backbone), layout.put(model.params), examples,
+        probs = outputs(make_eval_step(model.backbone), layout.put(model.params), examples,
                               config.train.eval_batch_size, config.data.threads, bar.update, layout)  # fmt: skip
-    return metrics.classification(np.asarray(examples.labels), probs, model.labels), source
+    return metrics.classification(examples.truth, probs, model.labels), source

@@ -8,10 +8,11 @@ import numpy as np
 
 from tljax import trees
 from tljax.config import Config, to_dict
+from tljax.data.records import Records
 from tljax.errors import WriteError
 from tljax.evaluate import card, metrics, plots, report
 from tljax.models.adapted import AdaptedBackbone
-from tljax.run import adapting
+from tljax.run import adapting, tasks
 from tljax.run.inputs import Tables
 from tljax.run.workdir import Workdir, versions
 from tljax.weights import adapter_folder, export
@@ -20,7 +21,7 @@ from tljax.weights.load import Model
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A trained model and all that is known of it; `probs` (n, C) belong to the examples of `split`."""
+    """A trained model and all that is known of it; `probs` (N, K), what it answered, belong to `split`."""
 
     config: Config
     place: Workdir
@@ -29,7 +30,7 @@ class Finished:
     tables: Tables
     strategy: str
     split: str
-    scores: metrics.Scores
+    scores: tasks.Scores
     probs: np.ndarray
     freeze_table: str
     warnings: tuple[str, ...]
@@ -43,11 +44,12 @@ def publish(done: Finished) -> None:
       WriteError: one of them cannot be written.
     """
     export_model(done)
-    picture = done.place.path / "confusion.png"
-    try:
-        picture.write_bytes(plots.confusion(done.scores))
-    except OSError as error:
-        raise WriteError(str(picture), f"cannot be written ({error.strerror})") from None
+    if isinstance(done.scores, metrics.Scores):
+        picture = done.place.path / "confusion.png"
+        try:
+            picture.write_bytes(plots.confusion(done.scores))
+        except OSError as error:
+            raise WriteError(str(picture), f"cannot be written ({error.strerror})") from None
     report.write(done.place.path / "report.html", _report(done))
 
 
@@ -61,8 +63,9 @@ def export_model(done: Finished) -> None:
     plain = adapting.merged(model, flat)
     if plain is None:
         return
-    opens = "" if model.pooling == "mean" else export.classifier(model.config)
-    text = card.model_card(title=done.place.path.name, task=config.task, base_model=model.ref, revision=model.revision,
+    opens = "" if model.pooling == "mean" or config.task == "events" else export.classifier(model.config)
+    head, make = ("classifier", card.model_card) if done.tables.classes else ("language", card.pretrained_card)
+    text = make(title=done.place.path.name, task=config.task, base_model=model.ref, revision=model.revision,
                            dataset=config.data.train, classes=done.tables.classes, scores=done.scores,
                            strategy=done.strategy, split=done.split, pooling=model.pooling,
                            transformers_class=opens, version=versions().get("tljax", ""))  # fmt: skip
@@ -75,16 +78,20 @@ def export_model(done: Finished) -> None:
         pooling=model.pooling,
         card=text,
         resize=config.data.resize,
+        head=head,
+        files=done.tables.files,
     )
 
 
 def _report(done: Finished) -> report.Report:
-    records = done.tables.splits()[done.split]
-    labels = np.asarray([done.tables.classes.index(name) for name in records.labels or ()], np.int32)
-    wrong = np.flatnonzero(labels != done.probs.argmax(1))
-    where = {int(i): records.where(int(i)) for i in wrong}
-    mistakes = report.confident_mistakes(labels, done.probs, done.tables.classes, [_text(x) for x in records.inputs],
-                                         [where.get(i, "") for i in range(len(labels))])  # fmt: skip
+    records, mistakes = done.tables.splits()[done.split], []
+    if isinstance(records, Records) and done.tables.classes:
+        labels = np.asarray([done.tables.classes.index(name) for name in records.labels or ()], np.int32)
+        wrong = np.flatnonzero(labels != done.probs.argmax(1))
+        where = {int(i): records.where(int(i)) for i in wrong}
+        mistakes = report.confident_mistakes(labels, done.probs, done.tables.classes,
+                                             [_text(x) for x in records.inputs],
+                                             [where.get(i, "") for i in range(len(labels))])  # fmt: skip
     device = jax.devices()[0]
     return report.Report(
         title=done.place.path.name,

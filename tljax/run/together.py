@@ -33,7 +33,7 @@ class Together:
         key = _data(config) + repr(dataclasses.replace(config.model, frozen="", dtype=""))
         if key not in self._examples:
             tables = self.tables(config)
-            self._examples[key] = {name: inputs.make_examples(records, model, config, tables.classes)
+            self._examples[key] = {name: inputs.make_examples(records, model, config, tables.classes, name == "train")
                                    for name, records in tables.splits().items()}  # fmt: skip
         return self._examples[key]
 
@@ -41,4 +41,4 @@ class Together:
 def _data(config: Config) -> str:
     """What the records of a config depend on."""
     seed: Any = config.data.split_seed if config.data.split_seed >= 0 else config.seed
-    return repr((config.task, config.data, seed))
+    return repr((config.task, config.objective, config.data, config.events, config.pretrain, config.adapt, seed))

@@ -9,11 +9,9 @@ import jax
 
 from tljax import mesh, trees
 from tljax.config import Config, settings, validate
-from tljax.data import sources
 from tljax.errors import DivergedError, WeightsError, printable
-from tljax.evaluate import metrics
 from tljax.models.adapters import LOW_RANK
-from tljax.run import activations, adapting, devices, memory, processes, publish, signals, workdir
+from tljax.run import activations, adapting, devices, memory, processes, publish, signals, tasks, workdir
 from tljax.run.adaptive import AdaptiveTraining
 from tljax.run.together import Together
 from tljax.run.training import StepCost, Training
@@ -30,13 +28,13 @@ class Result:
     """What a run came to: scores on `split` (test, else validation, else train), where the model lies, seconds."""
 
     strategy: str
-    scores: metrics.Scores
+    scores: tasks.Scores
     split: str
     model: Path
     seconds: float
     training_seconds: float  # of these: steps, compilation, validation and checkpoints
     evaluation_seconds: float  # of these: the scores on `split`
-    validation: float | None  # accuracy on validation data of the epoch that is kept
+    validation: float | None  # accuracy on validation data of the epoch that is kept; of a ranking, what chose it
     trainable: int  # parameters, in the phase that trains most
     cost: StepCost | None  # of the phase that takes most memory, for who asked with `together`; None: nothing compiled
 
@@ -94,7 +92,7 @@ class _Run:
         self.warnings: list[str] = []
         self.layout = devices.layout(config)
         self.tables = together.tables(config)
-        self.model = adapting.load(config, self.tables.classes)
+        self.model = adapting.load(config, self.tables.classes, self.tables.fields)
         self.planned = phases.of(self.model.backbone, config.transfer, config.train.epochs, config.adapter.factor)
         shapes = self.model.backbone.shapes()
         self.table = freeze.render(
@@ -116,7 +114,7 @@ class _Run:
         self.say(f"{model.config['model_type']} from {model.ref}, {describe(self.config)}")
         if self.layout.divided:
             self.say(devices.told(self.layout))
-        self.say(f"{len(tables.classes)} classes; examples: {sizes}")
+        self.say(f"{f'{len(tables.classes)} classes; ' if tables.classes else ''}examples: {sizes}")
         if model.reinitialised and self.config.transfer.strategy != "scratch":
             self.say(f"from random values: {', '.join(model.reinitialised)}")
         if model.dropped:
@@ -130,8 +128,10 @@ class _Run:
         for name, records in tables.splits().items():
             if records.bad:
                 self.warn(f"{len(records.bad)} rows of {name} cannot be used and are left out; see bad_rows.jsonl")
-            if name != "train" and (shared := sources.overlap(tables.train, records)):
-                self.warn(f"{shared} of {len(records):,} {name} inputs are in train too: the score flatters")
+        for name, shared in tables.shared().items():
+            if shared:
+                self.warn(f"{shared} of {len(tables.splits()[name]):,} {name} inputs are in train too: the score "
+                          "flatters")  # fmt: skip
 
     def go(self) -> Result:
         training = self._training()
@@ -167,7 +167,8 @@ class _Run:
             processes.compare(said | {"code of tljax": devices.code(), "number of devices": jax.local_device_count()})
         saves = checkpoint.Checkpoints(self.place.checkpoints, c.train.keep, self.digests, self.warn)
         kind = AdaptiveTraining if c.transfer.strategy == "adaptive" else Training
-        return kind(c, self.model, self.tables.classes, self.planned, self.kept, saves, self.place, self.say,
+        task = tasks.of(c, self.model.config, self.tables.classes, self.examples["train"])
+        return kind(c, self.model, task, self.planned, self.kept, saves, self.place, self.say,
                     self.stopping, self.layout)  # fmt: skip
 
     def _describe(self, start: TrainState, done: loop.Progress, steps: int) -> None:
@@ -176,7 +177,7 @@ class _Run:
         c, step = self.config, int(start.step)
         self.place.describe(c, {"model": self.model.ref, "revision": self.model.revision, "digests": self.digests,
                                 "classes": list(self.tables.classes)})  # fmt: skip
-        self.place.list_bad({name: records.bad for name, records in self.tables.splits().items()})
+        self.place.list_bad({name: list(records.bad) for name, records in self.tables.splits().items()})
         resumed = step > 0 or bool(done.history)
         if resumed:
             self.say(f"going on from step {step} of {steps}")
@@ -184,8 +185,9 @@ class _Run:
 
     def _validation(self, done: loop.Progress) -> float | None:
         metric = self.config.train.best_metric
-        best = [scores for scores in done.history if done.best_score is not None and scores[metric] == done.best_score]
-        return best[0]["accuracy"] if best else None
+        best = [scores for scores in done.history
+                if done.best_score is not None and scores.get(metric) == done.best_score]  # fmt: skip
+        return best[0].get("accuracy", best[0][metric]) if best else None
 
     def _best(self, training: Training, last: TrainState, done: loop.Progress) -> tuple[TrainState, int]:
         """The state of the best step and its phase; the last one where that checkpoint was damaged since."""

@@ -13,11 +13,10 @@ import optax
 from tljax import trees
 from tljax.config import Config, TrainConfig
 from tljax.data import batching
-from tljax.evaluate import metrics
-from tljax.evaluate.predict import probabilities
+from tljax.evaluate.predict import outputs
 from tljax.mesh import Layout
 from tljax.models import Backbone
-from tljax.run import inputs, progress
+from tljax.run import inputs, progress, tasks
 from tljax.run.activations import Kept
 from tljax.run.workdir import Workdir
 from tljax.train import checkpoint, cost, loop, optim, state, step, stretch
@@ -58,13 +57,14 @@ class Training:
     """Trains a model on the examples of a run, phase by phase, from wherever its checkpoints stand.
 
     Attributes:
+      task: what is learned.
       planned: the phases.
       kept: the examples, and the activations that are kept of them.
     """
 
     config: Config
     model: Model
-    classes: tuple[str, ...]
+    task: tasks.Task
     planned: list[phases.Phase]
     kept: Kept
     saves: checkpoint.Checkpoints
@@ -113,8 +113,8 @@ class Training:
             ready = self._prepare(done.phase)
             now = self.layout.put(self._next(now, ready))
 
-    def score(self, now: TrainState, phase: int, split: str) -> tuple[metrics.Scores, np.ndarray]:
-        """Scores and probabilities of the model in a state of a phase."""
+    def score(self, now: TrainState, phase: int, split: str) -> tuple[tasks.Scores, np.ndarray]:
+        """Scores of the model in a state of a phase, and its answers (N, K)."""
         params = self.params(now)
         examples, start = self.kept.of(phase, params, split), self.kept.starts[phase]
         return self._score(trees.unflatten(params), examples, start, split)
@@ -154,21 +154,15 @@ class Training:
         splits = {name: self.kept.of(ready.number, params, name, ahead)
                   for name in self.kept.examples if name != "test"}  # fmt: skip
         feed = dataclasses.replace(self.feed, examples=splits["train"], views=self.kept.views(ready.number))
-        labels, weights = splits["train"].labels, None
-        if c.optim.class_weights == "balanced" and labels is not None:
-            weights = inputs.class_weights(labels, len(self.classes))
         stepper = step.make_train_step(self.network, ready.phase.plan, ready.optimizer, ready.rate,
-                                       class_weights=weights, smoothing=c.optim.label_smoothing,
-                                       accumulate=c.optim.accumulate, start=ready.start,
+                                       objective=self.task.objective, accumulate=c.optim.accumulate, start=ready.start,
                                        layout=self.layout)  # fmt: skip
 
         def validate(at: TrainState) -> loop.Scores:
             if "validation" not in splits:
                 return {}
             scores, _ = self._score(state.params_of(at), splits["validation"], ready.start)
-            self.say(f"epoch {int(at.step) // feed.steps_per_epoch}: validation accuracy "
-                     f"{metrics.shown(scores.accuracy)}, macro-F1 {metrics.shown(scores.macro_f1)}, "
-                     f"loss {metrics.shown(scores.loss)}")  # fmt: skip
+            self.say(f"epoch {int(at.step) // feed.steps_per_epoch}: validation {tasks.shown(scores)}")
             return scores.summary()
 
         taken, n = int(now.step), len(self.planned)
@@ -193,12 +187,12 @@ class Training:
 
             yield go
 
-    def _score(self, params: Any, examples: Any, start: int, title: str = "") -> tuple[metrics.Scores, np.ndarray]:
-        stepper = step.make_eval_step(self.network, start)
+    def _score(self, params: Any, examples: Any, start: int, title: str = "") -> tuple[tasks.Scores, np.ndarray]:
+        stepper = step.make_eval_step(self.network, start, self.task.objective)
         with progress.bar(title or "evaluating", len(examples)) as bar:
-            probs = probabilities(stepper, self.layout.put(params), examples, self.config.train.eval_batch_size,
-                                  self.config.data.threads, bar.update, self.layout)  # fmt: skip
-        return metrics.classification(np.asarray(examples.labels), probs, self.classes), probs
+            found = outputs(stepper, self.layout.put(params), examples, self.config.train.eval_batch_size,
+                            self.config.data.threads, bar.update, self.layout)  # fmt: skip
+        return self.task.score(examples, found), found
 
     def _prepare(self, number: int) -> Prepared:
         c, phase, each = self.config, self.planned[number], self.feed.steps_per_epoch

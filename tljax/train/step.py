@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,11 +14,12 @@ import optax
 from tljax import trees
 from tljax.mesh import AXIS, Layout
 from tljax.models import Backbone, rows
+from tljax.train.objectives import CLASSIFICATION, Objective
 from tljax.train.state import TrainState
 from tljax.transfer import boundary
 from tljax.transfer.freeze import FreezePlan
 
-Batch = dict[str, Any]  # inputs: dict of arrays (B, …); labels: int32 (B,); weights: float32 (B,), 0 = padding
+Batch = dict[str, Any]  # inputs: dict of arrays (B, …); labels: int32 (B, …); weights: float32 (B, …), 0 = padding
 Metrics = dict[str, jax.Array]
 Found = tuple[trees.Flat, Metrics, trees.Flat]  # gradients: arrays, or Rows of tables; metrics; batch_stats after it
 COMPILERS = 4  # at most, because a large program takes gigabytes to compile
@@ -64,16 +65,8 @@ class TrainStep:
             return [(done.result(), updates[form].result()) for done, form in begun]
 
 
-def cross_entropy(logits_BC: jax.Array, labels_B: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """-log p of the true class for each row (B,), with `smoothing` of the mass spread over all classes."""
-    log_p_BC = jax.nn.log_softmax(logits_BC, axis=-1)
-    true_B = jnp.take_along_axis(log_p_BC, labels_B[:, None], axis=-1)[:, 0]
-    return -(1.0 - smoothing) * true_B - smoothing * log_p_BC.mean(-1)
-
-
 def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.GradientTransformation,
-                    rate: optax.Schedule, *, smoothing: float = 0.0,
-                    class_weights: Sequence[float] | None = None, accumulate: int = 1,
+                    rate: optax.Schedule, *, objective: Objective = CLASSIFICATION, accumulate: int = 1,
                     start: int = 0, layout: Layout | None = None) -> TrainStep:  # fmt: skip
     """Compiles (state, batch) -> (state, metrics).
 
@@ -82,9 +75,9 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
 
     Args:
       rate: the schedule that `optimizer` follows, for the log.
+      objective: what is minimised.
       accumulate: micro-batches that the batch is cut into. The loss of each is divided by the weight of the
         whole batch, so that their gradients add up to the batch's own however rows are masked.
-      class_weights: (C,) factors on the rows of each class.
       start: the stage that a batch's inputs enter at: 0, or, where they are cached activations (transfer/cache.py), at
         most the lowest trainable one. Nothing below is computed, and of its parameters none need be in the state.
       layout: where state and batches lie; None: on one device.
@@ -92,7 +85,7 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
     Raises:
       ValueError: `start` lies above what trains.
 
-    Returns a step whose metrics are loss, weight (of the rows), grad_norm (before clipping, trainables
+    Returns a step whose metrics are loss, weight (of the answers), grad_norm (before clipping, trainables
     alone), learning_rate, finite, and first_bad (number of the first parameter whose gradient is not finite). Where
     loss or gradient are not finite the update is not applied.
     """
@@ -113,20 +106,17 @@ def make_train_step(backbone: Backbone, plan: FreezePlan, optimizer: optax.Gradi
         moved = moved if layout is None else layout.constrained(moved)  # donated arrays are taken where they lie
         return *moved, count + 1, jnp.asarray(rate(count), jnp.float32)
 
-    weights = None if class_weights is None else tuple(class_weights)
     divided = layout if layout is not None and layout.divided else None
-    gradient = _make_gradient(backbone, start, plan.lowest, smoothing, weights, accumulate, divided)
+    gradient = _make_gradient(backbone, start, plan.lowest, objective, accumulate, divided)
     return TrainStep(gradient, jax.jit(update, donate_argnums=(3, 4, 5, 6)))
 
 
 @functools.lru_cache(maxsize=8)
-def _make_gradient(backbone: Backbone, start: int, lowest: int, smoothing: float,
-                   class_weights: tuple[float, ...] | None, accumulate: int,
+def _make_gradient(backbone: Backbone, start: int, lowest: int, objective: Objective, accumulate: int,
                    layout: Layout | None) -> Any:  # fmt: skip
     """`TrainStep.gradient`. Equal networks get the same function: a run from scratch beside one from pretrained
     weights, or with other rates, compiles nothing anew."""
     by_hand = layout is not None and layout.by_hand
-    table_C = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
     # Activations hold no ids. And on several devices a table's gradient is added up as a table: which rows the others
     # read, a device does not know.
     lookups = () if start or layout is not None else getattr(backbone, "lookups", ())
@@ -135,29 +125,32 @@ def _make_gradient(backbone: Backbone, start: int, lowest: int, smoothing: float
         return jax.lax.psum(tree, AXIS) if by_hand else tree
 
     def loss_of(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, stats: trees.Flat, micro: Batch,
-                key: jax.Array) -> tuple[jax.Array, trees.Flat]:  # fmt: skip
+                key: jax.Array, count: jax.Array) -> tuple[jax.Array, trees.Flat]:  # fmt: skip
         params = trees.unflatten(trees.join(rows.placed(trainable, places), frozen, stats))
         if stats:
             x, stats = backbone.run_moving(params, micro["inputs"], lowest, key, stats)
         else:
             x = backbone.run(params, micro["inputs"], lowest, None, True, key)
-        return (cross_entropy(x["logits"], micro["labels"], smoothing) * micro["weights"]).sum(), stats
+        return objective.loss(x, micro, count), stats
 
     def below(frozen: trees.Flat, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return backbone.run(trees.unflatten(frozen), boundary.entering(backbone, start, inputs), start, lowest)
 
     def differentiated(trainable: trees.Flat, places: trees.Flat, frozen: trees.Flat, stats: trees.Flat, batch: Batch,
-                       key: jax.Array) -> tuple[tuple[jax.Array, trees.Flat], trees.Flat]:  # fmt: skip
+                       key: jax.Array, count: jax.Array,
+                       ) -> tuple[tuple[jax.Array, trees.Flat], trees.Flat]:  # fmt: skip
         """((loss, batch statistics), gradients)."""
         take = jax.value_and_grad(loss_of, has_aux=True)
         if accumulate == 1:
-            return take(trainable, places, frozen, stats, {**batch, "inputs": below(frozen, batch["inputs"])}, key)
+            reached = {**batch, "inputs": below(frozen, batch["inputs"])}
+            return take(trainable, places, frozen, stats, reached, key, count)
 
         def one(so_far: Any, item: tuple[jax.Array, Batch]) -> tuple[Any, None]:
             (total, stats), grads = so_far
             index, micro = item
             reached = {**micro, "inputs": below(frozen, micro["inputs"])}
-            (loss, stats), more = take(trainable, places, frozen, stats, reached, jax.random.fold_in(key, index))
+            (loss, stats), more = take(trainable, places, frozen, stats, reached, jax.random.fold_in(key, index),
+                                               count)  # fmt: skip
             return ((total + loss, stats), jax.tree.map(jnp.add, grads, more)), None
 
         if layout is None:
@@ -169,14 +162,14 @@ def _make_gradient(backbone: Backbone, start: int, lowest: int, smoothing: float
 
     def gradient(trainable: trees.Flat, frozen: trees.Flat, stats: trees.Flat, count: jax.Array, key: jax.Array,
                  batch: Batch) -> Found:  # fmt: skip
-        weights = batch["weights"] if table_C is None else batch["weights"] * table_C[batch["labels"]]
+        weights = objective.weights(batch)
         total = summed(weights.sum())
         scaled = {name: batch[name] for name in ("inputs", "labels")} | {"weights": weights / total}
         read, places = rows.narrowed(trainable, batch["inputs"], lookups)
         drawn = jax.random.fold_in(key, count)
         if by_hand:  # each device draws for its own rows
             drawn = jax.random.fold_in(drawn, jax.lax.axis_index(AXIS))
-        (loss, stats), grads = differentiated(read, places, frozen, stats, scaled, drawn)
+        (loss, stats), grads = differentiated(read, places, frozen, stats, scaled, drawn, count)
         loss, grads = summed((loss, grads))
         grads = grads if layout is None or by_hand else layout.constrained(grads)
         squares = jnp.stack([jnp.square(grads[path]).sum() for path in sorted(grads)])
@@ -197,17 +190,20 @@ def _make_gradient(backbone: Backbone, start: int, lowest: int, smoothing: float
     return jax.jit(gradient)
 
 
+EvalStep = Callable[[trees.Tree, dict[str, Any], Any], jax.Array]
+
+
 @functools.lru_cache(maxsize=8)
-def make_eval_step(backbone: Backbone, start: int = 0) -> Callable[[trees.Tree, dict[str, Any]], jax.Array]:
-    """Compiles (nested params, inputs) -> probabilities (B, C) float32, in eval mode; inputs enter at stage `start`.
+def make_eval_step(backbone: Backbone, start: int = 0, objective: Objective = CLASSIFICATION) -> EvalStep:
+    """Compiles (nested params, inputs, labels or None) -> `objective.outputs` in eval mode: of a classification the
+    probabilities (B, C), float32. Inputs enter at stage `start`.
 
     Equal backbones get the same function, so that strategies trained one after another share what is compiled.
     """
 
     @jax.jit
-    def step(params: trees.Tree, inputs: dict[str, Any]) -> jax.Array:
-        return jax.nn.softmax(
-            backbone.run(params, boundary.entering(backbone, start, inputs), start)["logits"], axis=-1
-        )
+    def step(params: trees.Tree, inputs: dict[str, Any], labels: Any = None) -> jax.Array:
+        x = backbone.run(params, boundary.entering(backbone, start, inputs), start)
+        return objective.outputs(x, {"inputs": inputs, "labels": labels})
 
     return step

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 import ml_dtypes
 import numpy as np
 
+from tljax.data.batching import Targets
 from tljax.transfer.boundary import Leaf
+from tljax.transfer.filling import Examples
 
 Shards = list[dict[str, np.ndarray]]
 
@@ -22,16 +24,33 @@ class Activations:
     Attributes:
       leaves: what an example consists of.
       views: seed of an augmentation (None: none) -> its shards, of `per_shard` examples each.
-      labels, lengths, where: of the examples. Lengths stay where nothing is ragged any more, so that the same
-        examples stand together in a batch with and without a cache.
+      of: the examples, of whose inputs the activations are.
     """
 
     leaves: tuple[Leaf, ...]
     views: Mapping[int | None, Shards]
     per_shard: int
-    labels: np.ndarray | None
-    lengths: np.ndarray | None
-    where: Callable[[int], str]
+    of: Examples
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Of the examples, also where nothing is ragged any more: the same ones stand together in a batch with and
+        without a cache."""
+        return self.of.lengths
+
+    @property
+    def where(self) -> Callable[[int], str]:
+        return self.of.where
+
+    @property
+    def truth(self) -> np.ndarray:
+        return self.of.truth
+
+    def targets(self, indices: np.ndarray, length: int, seed: int | None = None) -> Targets:
+        return self.of.targets(indices, length, seed)
+
+    def spots(self, indices: np.ndarray, length: int) -> np.ndarray:
+        return self.of.spots(indices, length)
 
     def __len__(self) -> int:
         return sum(len(shard["offsets"]) - 1 for shard in next(iter(self.views.values())))

@@ -158,7 +158,7 @@ class Pass:
             for stage in wanted:
                 stores[stage, seed].finish({"stage": self.backbone.stage_names[stage], "examples": len(examples)})
         return {
-            stage: Activations(leaves, views[stage], per_shard, examples.labels, examples.lengths, examples.where)
+            stage: Activations(leaves, views[stage], per_shard, examples)
             for stage, leaves in wanted.items()
         }  # fmt: skip
 

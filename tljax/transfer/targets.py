@@ -34,6 +34,7 @@ _VIT = Targets("query,value", r"key,value,layer/\d+/output/dense", r"layer/\d+/o
 _DINOV2 = Targets("query,value", "key,value,mlp/(fc2|weights_out)", "mlp/(fc2|weights_out)",
                   "output/dense,mlp/(fc2|weights_out)")  # fmt: skip
 _CONVNEXT = Targets("pwconv1,pwconv2", "dwconv,pwconv2", "pwconv2", "pwconv2")
+_GPT2 = Targets("c_attn", "c_attn,mlp/c_proj", "mlp/c_proj", "attn/c_proj,mlp/c_proj")
 _POINTWISE = r"layer/\d+/(expand|reduce)_1x1/convolution"
 
 TARGETS: dict[str, Targets] = {
@@ -46,7 +47,7 @@ TARGETS: dict[str, Targets] = {
     "dinov2": _DINOV2,
     "dinov2_with_registers": _DINOV2,
     "distilbert": Targets("q_lin,v_lin", "k_lin,v_lin,ffn/lin2", "ffn/lin2", "attention/out_lin,ffn/lin2"),
-    "gpt2": Targets("c_attn", "c_attn,mlp/c_proj", "mlp/c_proj", "attn/c_proj,mlp/c_proj"),
+    "gpt2": _GPT2,
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "mobilenet_v2": Targets(_POINTWISE, _POINTWISE, "", r"layer/\d+/reduce_1x1/convolution"),
@@ -57,6 +58,7 @@ TARGETS: dict[str, Targets] = {
     "roberta": _BERT,
     "siglip": Targets("q_proj,v_proj", "k_proj,v_proj,mlp/fc2", "mlp/fc2", "self_attn/out_proj,mlp/fc2"),
     "swin": Targets("query,value", r"key,value,blocks/\d+/output/dense", r"blocks/\d+/output/dense", "output/dense"),
+    "tljax_events": _GPT2,
     "vit": _VIT,
     "xlm-roberta": _BERT,
 }

