@@ -12,8 +12,8 @@ import pytest
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 NAMES = ("AutoConfig", "AutoImageProcessor", "AutoModel", "AutoModelForCausalLM", "AutoModelForImageClassification",
          "AutoModelForSequenceClassification", "AutoTokenizer", "BertConfig", "BertForMaskedLM",
-         "BertForSequenceClassification", "BertModel", "ViTConfig", "ViTForImageClassification",
-         "ViTModel")  # fmt: skip
+         "BertForSequenceClassification", "BertModel", "RobertaConfig", "RobertaForMaskedLM", "ViTConfig",
+         "ViTForImageClassification", "ViTModel")  # fmt: skip
 
 
 def load() -> SimpleNamespace:

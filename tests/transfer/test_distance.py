@@ -53,6 +53,10 @@ def test_the_p_value_is_the_share_of_assignments_with_an_mmd_as_large(monkeypatc
     assert p == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 500))  # standard errors; the seed is fixed
 
 
+def test_the_least_p_value_is_one_of_500():
+    assert distance.mmd(*domains(3.0, 50, 50))[1] == 1 / 500
+
+
 def test_p_values_of_equal_domains_are_uniform():
     found = np.array([distance.mmd(*domains(0.0, 15, 10, 2, seed), seed)[1] for seed in range(100)])
     assert abs(found.mean() - 0.5) < 0.1  # standard error 0.029
@@ -85,6 +89,7 @@ def test_it_does_not_matter_to_it_that_one_domain_has_more_rows():
 def test_chance_is_as_the_docstring_says():
     found = [distance.proxy_a_distance(*domains(0.0, 50, 50, seed=seed), seed) for seed in range(60)]
     assert np.mean(np.array(found) > 4 / np.sqrt(100)) <= 0.12
+    assert min(found) == 0  # and not below
 
 
 def test_more_features_than_rows_are_not_learnt_by_heart():
@@ -94,9 +99,9 @@ def test_more_features_than_rows_are_not_learnt_by_heart():
     assert distance.proxy_a_distance(source, target + 0.5) > 1.8
 
 
-@pytest.mark.parametrize(("D", "tall"), [(3, True), (40, False)])
-@pytest.mark.parametrize("penalties", [[1e-3], [1.0], [1e-4, 1e-2, 1.0, 1e2]])
-def test_ridge_leaves_each_out(monkeypatch, D, tall, penalties):
+@pytest.mark.parametrize("D", [3, 40])
+@pytest.mark.parametrize("penalties", [[1e-3], [1.0], np.logspace(-2, 2, 401)], ids=["small", "one", "many"])
+def test_ridge_leaves_each_out(monkeypatch, D, penalties):
     """The slope in closed form, at the penalty that is best over the fits without one row each."""
     rng = np.random.default_rng(D)
     w = rng.uniform(0.5, 1.5, 20)
@@ -160,9 +165,21 @@ def test_constant_features_tell_nothing():
     assert distance.between(same, other) == distance.Distance(0.0, pytest.approx(0), 1.0)
     assert distance.proxy_a_distance(same, other + 1) == 2
     assert distance.mmd(same, other + 1)[0] == pytest.approx(plain_mmd(same, other + 1, 3 * 600 / (50 * 49 / 2)))
+    assert distance.proxy_a_distance(np.full((20, 1), 1.0), np.full((30, 1), 1 + 1e-13)) == 0  # by rounding
     source, target = domains(8.0, 100, 100)
     source[:, 3] = target[:, 3] = 0.1
     assert distance.proxy_a_distance(source, target) > 1.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rounding_of_copies_is_no_bandwidth(seed):
+    """The distances of copies are not all 0 as computed; where they are most, the mean is taken for the median."""
+    rng = np.random.default_rng(seed)
+    rows = np.tile(1e4 + 1e3 * rng.normal(size=(1, 333)), (30, 1))
+    assert distance.mmd(rows[:15], rows[15:]) == (pytest.approx(0), 1.0)
+    rows[:2] += 500 * rng.normal(size=(2, 333))
+    mean = np.mean([((x - y) ** 2).sum() for i, x in enumerate(rows) for y in rows[:i]])
+    assert distance.mmd(rows[:15], rows[15:])[0] == pytest.approx(plain_mmd(rows[:15], rows[15:], float(mean)))
 
 
 def test_the_same_rows_on_both_sides_are_no_distance():
@@ -178,6 +195,9 @@ def test_rows_are_drawn_by_the_seed_where_there_are_many():
     for measure in (distance.mmd, distance.proxy_a_distance):
         assert measure(source, target, 1, 100) == measure(source, target, 1, 100)
         assert measure(source, target, 1, 100) != measure(source, target, 2, 100)
+    whole = [distance.mmd(source, target, seed, 500)[0] for seed in (1, 2)]
+    assert whole[0] == pytest.approx(whole[1], rel=1e-9)
+    assert distance.mmd(source, target, 1, 100)[0] != pytest.approx(whole[0], rel=1e-2)
 
 
 def test_seconds_are_enough():

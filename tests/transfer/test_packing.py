@@ -57,9 +57,12 @@ def test_texts_come_back_from_the_rows():
     lengths = np.array([3, 1, 4, 2])
     pack = packing.Pack((np.array([0, 1]), np.array([2])), (3, 5, 4))
     ids = np.array([[11, 12, 13, 0, 0], [21, 0, 0, 0, 0], [31, 32, 33, 34, 0]], np.int32)
-    made, at = packing.packed({"input_ids": ids}, lengths[pack.texts], pack)
+    halves = (ids / 2).astype(np.float32)  # the numbers of events
+    made, at = packing.packed({"input_ids": ids, "halves": halves}, lengths[pack.texts], pack)
     assert made["input_ids"].tolist() == [[11, 12, 13, 21, 0], [31, 32, 33, 34, 0], [0] * 5]
     assert made["position_ids"].tolist() == [[0, 1, 2, 0, 0], [0, 1, 2, 3, 0], [0] * 5]
     assert made["attention_mask"].tolist() == [[1, 1, 1, 2, 0], [1, 1, 1, 1, 0], [0] * 5]
     assert at.tolist() == [[0, 1, 2, -1, -1], [3, -1, -1, -1, -1], [5, 6, 7, 8, -1], [-1] * 5]
-    assert {value.dtype for value in made.values()} == {np.dtype(np.int32)}
+    assert made["halves"].tolist() == [[5.5, 6, 6.5, 10.5, 0], [15.5, 16, 16.5, 17, 0], [0] * 5]
+    assert {name: value.dtype.name for name, value in made.items()} == {
+        **dict.fromkeys(("input_ids", "position_ids", "attention_mask"), "int32"), "halves": "float32"}  # fmt: skip

@@ -101,25 +101,17 @@ def test_bbse_by_hand():
     np.testing.assert_allclose(weights, [0.5 / (1 / 3), 0.5 / (2 / 3)])
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_least_squares_are_scipys(seed):
+def test_least_squares_are_scipys():
+    """Where most have shares that a plain inverse makes negative, and some such that they come back in the end."""
     optimize = pytest.importorskip("scipy.optimize")
-    rng = np.random.default_rng(seed)
-    C = 2 + seed
-    M = np.eye(C) * 0.5 + 0.5 * rng.dirichlet(np.ones(C), C).T
-    b = rng.dirichlet(np.full(C, 0.2))  # of which M's inverse makes negative shares
-    found = shift._nonnegative(M, b)
-    np.testing.assert_allclose(found, optimize.nnls(M, b)[0], atol=1e-10)
-
-
-def test_least_squares_meet_bounds():
-    """Or the rows above would only show what a plain inverse does."""
     bounded = 0
-    for seed in range(20):
+    for seed in range(60):
         rng = np.random.default_rng(seed)
-        M = np.eye(2 + seed) * 0.5 + 0.5 * rng.dirichlet(np.ones(2 + seed), 2 + seed).T
-        bounded += np.linalg.solve(M, rng.dirichlet(np.full(2 + seed, 0.2))).min() < -1e-6
-    assert bounded >= 10
+        C = 2 + seed % 20
+        M, b = np.eye(C) * 0.2 + 0.8 * rng.dirichlet(np.ones(C), C).T, rng.dirichlet(np.full(C, 0.2))
+        np.testing.assert_allclose(shift._nonnegative(M, b), optimize.nnls(M, b)[0], atol=1e-10)
+        bounded += np.linalg.solve(M, b).min() < -1e-6
+    assert bounded >= 30
 
 
 REWEIGHTED = [  # (name, probabilities, weights, expected)
@@ -147,6 +139,17 @@ def test_predictions_by_chance_are_refused(C, n, seed):
     labels, probs = chance(C, n, seed)
     with pytest.raises(DataError, match="condition number"):
         shift.bbse(labels, probs, probs)
+
+
+def test_classes_that_differ_by_a_trifle_are_refused_without_any_noise_too():
+    labels = np.arange(100) % 2
+    for apart, refused in ((1e-2, False), (1e-4, True)):
+        probs = np.array([[0.5, 0.5], [0.5 - apart, 0.5 + apart]])[labels]
+        if refused:
+            with pytest.raises(DataError, match="at most 1e\\+03 with 100 validation rows"):
+                shift.bbse(labels, probs, probs)
+        else:
+            np.testing.assert_allclose(shift.bbse(labels, probs, probs), 1, atol=1e-10)
 
 
 def test_classes_that_are_confused_are_named():

@@ -106,6 +106,8 @@ def _contradictions(c: Config) -> Iterator[str]:
     if c.train.patience and not c.data.validation and not c.data.validation_fraction:
         yield (f"--config.train.patience: found {c.train.patience} without validation data, expected 0, or "
                "--config.data.validation, or a --config.data.validation_fraction above 0")  # fmt: skip
+    if bool(c.adapt.target) != (c.adapt.method != "none"):
+        yield "--config.adapt.target: goes with --config.adapt.method, and a method needs a target"
     if c.data.train and c.data.train == c.data.test:
         yield f"--config.data.test: found the training source {c.data.test!r}, expected other examples"
 

@@ -60,6 +60,8 @@ class DataConfig:
     image_column: str = setting("image", "column that holds the image path, relative to the list file")
     label_column: str = setting("label", "column that holds the class name")
     encoding: str = setting("utf-8", "encoding of text files; any byte outside it is an error")
+    per_class: int = setting(0, "of each class, as many training examples, drawn with --config.seed; 0: all",
+                             check=number(0))  # fmt: skip
     exclude_labels: str = setting("", "classes left out of every split, joined by '|'")
     on_bad: str = setting("stop", "a row that cannot be used: stop, or skip and list it in bad_rows.jsonl",
                           check=one_of("stop", "skip"))  # fmt: skip

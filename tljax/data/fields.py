@@ -135,16 +135,35 @@ def _fit_number(name: str, kind: str, values_n: np.ndarray, bins: int, least: in
                         "mend the column, or leave the field out")  # fmt: skip
     # Edges are values that occur, above the least one: so no bin is empty, which would be an id that is never trained.
     x = np.sort(x)
-    edges = np.unique(x[np.arange(1, bins) * len(x) // bins])
-    edges = edges[edges > x[0]]
+    edges = _edges(x, bins)
     sizes = np.abs(x[x != 0])
     scale = (
         float(np.quantile(sizes, 0.5, method="inverted_cdf")) if len(sizes) else 1.0
     )  # so that the unit of the column does not matter
     logs = _log(x, scale)
-    sd = float(logs.std())
+    # A rate that is almost always 0 has next to no spread, and all that is not 0 would be cut off as one value.
+    sd = max(float(logs.std()), float(np.ptp(logs)) / (2 * SCALED))
     return Field(name, kind, FIRST + len(edges) + 1, (), tuple(edges.tolist()), scale, float(logs.mean()),
                  sd if sd > TINY else 1.0)  # fmt: skip
+
+
+def _edges(x: np.ndarray, bins: int) -> np.ndarray:
+    """Where bins of rising x begin, but for the lowest: a value as frequent as a whole bin is one by itself, and the others are
+    quantiles of the rest, so that of a number that is 0 nine times in ten the tenth is told apart.
+
+    Edges are values that occur, above the least one: no bin is empty, which would be an id that is never trained.
+    """
+    values, counts = np.unique(x, return_counts=True)
+    alone = counts > len(x) / bins
+    begins = [values[alone], values[1:][alone[:-1]]]
+    rest = x[np.isin(x, values[~alone])]
+    left = bins - 2 * int(alone.sum())  # beside each there is a bin above it
+    if left < 1:
+        begins, rest, left = [], x, bins
+    if len(rest) and left > 1:
+        begins.append(rest[np.arange(1, left) * len(rest) // left])
+    edges = np.unique(np.concatenate(begins or [x[:0]]))
+    return edges[edges > values[0]]
 
 
 def _encode_number(field: Field, values_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

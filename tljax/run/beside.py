@@ -6,6 +6,7 @@ from pathlib import Path
 from tljax import mesh
 from tljax.config import Config, validate
 from tljax.evaluate.metrics import NAMES, interval, shown
+from tljax.run import stages
 from tljax.run.processes import Group
 from tljax.run.train import Result, Say, train
 
@@ -16,6 +17,7 @@ def train_all(config: Config, path: Path, say: Say = print, group: Group | None 
     All of them share data, seed, batch size, epochs and rates: what differs is what trains, and for
     "scratch" where it starts. Each goes on where it was stopped, as `train` does.
     """
+    config = stages.pretrained(config, path, say, group)
     names = [name.strip() for name in config.transfer.beside.split("|") if name.strip()]
     others = [
         dataclasses.replace(

@@ -78,6 +78,9 @@ def read(config: Config) -> Tables:
         seed = config.seed if data.split_seed < 0 else data.split_seed
         rest, validation = hold_out(train, data.validation_fraction, seed)
         train = dataclasses.replace(rest, bad=train.bad, excluded=train.excluded)
+    if data.per_class and labelled:
+        few = few_of_each(train.labels or [], data.per_class, config.seed)
+        train = dataclasses.replace(train.take(few), bad=train.bad, excluded=train.excluded)
     return Tables(train, validation, test, classes)
 
 
@@ -94,6 +97,13 @@ def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Rec
                         "give --config.data.validation, or --config.data.validation_fraction=0")  # fmt: skip
     out = set(held)
     return records.take(i for i in range(len(labels)) if i not in out), records.take(sorted(held))
+
+
+def few_of_each(labels: Sequence[str], count: int, seed: int) -> list[int]:
+    """`count` examples of each class, or all where there are fewer, drawn at random; more of them hold those of less."""
+    names, order = np.asarray(labels), batching.permutation(seed, 0, len(labels), purpose=4)
+    found = [order[names[order] == name][:count] for name in sorted(set(labels))]
+    return sorted(np.concatenate(found).tolist())
 
 
 def make_examples(records: Split, model: Model, config: Config, classes: Sequence[str] | None,

@@ -11,6 +11,7 @@ from tljax.config import Config, to_dict
 from tljax.data.records import Records
 from tljax.errors import WriteError
 from tljax.evaluate import card, metrics, plots, report
+from tljax.models import paired
 from tljax.models.adapted import AdaptedBackbone
 from tljax.run import adapting, tasks
 from tljax.run.inputs import Tables
@@ -56,7 +57,7 @@ def publish(done: Finished) -> None:
 def export_model(done: Finished) -> None:
     """The model as a Hugging Face folder: weights, config, tokenizer or preprocessor, card. Adapters stand in a folder
     of their own besides, or alone where they cannot be merged into the weights."""
-    model, config, flat = done.model, done.config, trees.flatten(done.params)
+    model, config, flat = done.model, done.config, paired.plain(trees.flatten(done.params))
     if isinstance(model.backbone, AdaptedBackbone):
         adapter_folder.write(done.place.adapter, model.backbone, flat, base=model.ref, digest=model.digest,
                              labels=done.tables.classes)  # fmt: skip

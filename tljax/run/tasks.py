@@ -12,7 +12,7 @@ from tljax.data.batching import Examples
 from tljax.data.events import EventExamples
 from tljax.evaluate import answers, metrics
 from tljax.run import rare
-from tljax.train.objectives import Classification, Objective, Prediction, Ranking
+from tljax.train.objectives import Adaptation, Classification, Objective, Prediction, Ranking
 
 
 class Scores(Protocol):
@@ -43,6 +43,10 @@ def of(c: Config, model_config: Mapping[str, Any], classes: Sequence[str], train
       classes: of a classification.
       train: the training examples, whose classes are counted where they are to weigh the same.
     """
+    if c.adapt.target and train is not None:
+        steps = -(-len(train) // c.train.batch_size) * c.train.epochs
+        return Task(Adaptation(c.adapt.method, c.adapt.weight, steps, c.optim.label_smoothing),
+                    lambda examples, found: metrics.classification(examples.truth, found, classes))  # fmt: skip
     if c.objective == "classes":
         weights = None
         if c.optim.class_weights == "balanced" and train is not None:

@@ -11,7 +11,7 @@ from tljax import mesh, trees
 from tljax.config import Config, settings, validate
 from tljax.errors import DivergedError, WeightsError, printable
 from tljax.models.adapters import LOW_RANK
-from tljax.run import activations, adapting, devices, memory, processes, publish, signals, tasks, workdir
+from tljax.run import activations, adapting, devices, domains, memory, processes, publish, signals, tasks, workdir
 from tljax.run.adaptive import AdaptiveTraining
 from tljax.run.together import Together
 from tljax.run.training import StepCost, Training
@@ -93,12 +93,18 @@ class _Run:
         self.layout = devices.layout(config)
         self.tables = together.tables(config)
         self.model = adapting.load(config, self.tables.classes, self.tables.fields)
+        if domains.asked(config):
+            self.model = domains.network(config, self.model)
         self.planned = phases.of(self.model.backbone, config.transfer, config.train.epochs, config.adapter.factor)
+        if domains.asked(config):
+            self.planned = domains.phases(config, self.planned)
         shapes = self.model.backbone.shapes()
         self.table = freeze.render(
             freeze.table(self.model.backbone, max((p.plan for p in self.planned), key=lambda p: _breadth(p, shapes)))
         )
         self.examples = together.examples(config, self.model)
+        if domains.asked(config):
+            self.examples = domains.pairs(config, self.model, self.examples, self.layout)
         self.kept = activations.plan(
             config, self.model.backbone, self.examples, self.planned, together.chosen, stopping, self.layout
         )

@@ -107,7 +107,8 @@ class Prediction:
 class Ranking:
     """The one item that comes next, out of all of them; an evaluation keeps the rank of the right one, from 1.
 
-    An item that scores as high as the right one stands before it: equal scores for all are no first place.
+    An item that scores as high as the right one stands before it: equal scores for all are no first place. Where the
+    right one is none that the network knows it is last; where a score is not finite the rank is NaN.
 
     Attributes:
       reserved: ids below stand for no item and are not ranked.
@@ -122,8 +123,11 @@ class Ranking:
         return (cross_entropy(x["logits"], batch["labels"]) * batch["weights"]).sum()
 
     def outputs(self, x: Activations, batch: Batch) -> jax.Array:
-        own = jnp.take_along_axis(x["logits"], batch["labels"][..., None], axis=-1)
-        return (x["logits"][..., self.reserved :] >= own).sum(-1, keepdims=True).astype(jnp.float32)
+        logits, labels = x["logits"], batch["labels"][..., None]
+        own, ranked = jnp.take_along_axis(logits, labels, axis=-1), logits[..., self.reserved :]
+        place = (ranked >= own).sum(-1, keepdims=True).astype(jnp.float32)
+        known = jnp.where(labels < self.reserved, float(ranked.shape[-1]), place)
+        return jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), known, jnp.nan)
 
 
 @dataclasses.dataclass(frozen=True)

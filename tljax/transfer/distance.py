@@ -92,8 +92,8 @@ def _kernel(x_ND: np.ndarray) -> np.ndarray:
     kernel_NN += squares_N[:, None] + squares_N[None, :]
     np.maximum(kernel_NN, 0, out=kernel_NN)
     pairs = kernel_NN[np.tri(len(x_ND), k=-1, dtype=bool)]
-    # Of rows more than half of which are copies the median is rounding, and of equal rows the mean is too.
-    bandwidth = next((h for h in (np.median(pairs), pairs.mean()) if h > 1e-20 * squares_N.max()), 1.0)
+    # Where most rows are copies the median is rounding, and where all are the mean is too.
+    bandwidth = next((h for h in (np.median(pairs), pairs.mean()) if h > 1e-12 * squares_N.max()), np.inf)
     kernel_NN /= -4 * bandwidth
     np.exp(kernel_NN, out=kernel_NN)
     total_NN = kernel_NN.copy()
@@ -105,7 +105,7 @@ def _kernel(x_ND: np.ndarray) -> np.ndarray:
 
 
 def proxy_a_distance(source_nD: np.ndarray, target_mD: np.ndarray, seed: int = 0, most: int = 2000) -> float:
-    """2 (1 - 2 err), clipped to 0 … 2, of a linear classifier of the domains (Ben-David et al. 2007, 2010).
+    """2 (1 - 2 err), and 0 where err is above 1/2, of a linear classifier of the domains (Ben-David et al. 2007, 2010).
 
     The classifier is ridge regression on standardised features, at the penalty that is best when each row is left out
     once; it is fitted on a random half of each domain, and err is its share of errors on the other halves. Each domain
@@ -125,7 +125,7 @@ def proxy_a_distance(source_nD: np.ndarray, target_mD: np.ndarray, seed: int = 0
     slope_D = _ridge((x_ND - mean_D) / scale_D, y_N, w_N)
     margins = [((held - mean_D) / scale_D) @ slope_D * sign for (_, held), sign in zip(halves, (1, -1), strict=True)]
     error = float(np.mean([(1 - np.sign(margin)).mean() / 2 for margin in margins]))  # on the border: half an error
-    return min(max(2 * (1 - 2 * error), 0.0), 2.0)
+    return max(2 * (1 - 2 * error), 0.0)
 
 
 def _ridge(x_ND: np.ndarray, y_N: np.ndarray, w_N: np.ndarray) -> np.ndarray:

@@ -110,17 +110,17 @@ def packed(
     first_m = np.repeat(np.cumsum(counts) - counts, counts)  # the first text of the row
     before_m = np.cumsum(lengths) - lengths
     begin_m = row_m * L + before_m - before_m[first_m]
-    column_T = np.arange(next(iter(inputs.values())).shape[1])
+    column_T = np.arange(next(iter(inputs.values())).shape[1], dtype=np.int32)
     real_mT = column_T < lengths[:, None]
     places = (begin_m[:, None] + column_T)[real_mT]
     at_ML = np.full((M, L), -1, np.int32)
     at_ML[: len(lengths), : len(column_T)][real_mT] = places
-    numbers_m = np.arange(len(lengths)) - first_m + 1
+    numbers_m = (np.arange(len(lengths)) - first_m + 1).astype(np.int32)
     own = {"position_ids": np.broadcast_to(column_T, real_mT.shape),
            "attention_mask": np.broadcast_to(numbers_m[:, None], real_mT.shape)}  # fmt: skip
     flat = {}
     for name, value in (dict(inputs) | own).items():
-        flat[name] = np.zeros(R * L, np.int32)
+        flat[name] = np.zeros(R * L, value.dtype)
         flat[name][places] = value[real_mT]
     return {name: value.reshape(R, L) for name, value in flat.items()}, at_ML
 

@@ -158,14 +158,13 @@ def _reweighted(probs_nC: np.ndarray, weights_C: np.ndarray) -> np.ndarray:
 
 
 def _checked(name: str, probs_nC: np.ndarray) -> np.ndarray:
-    """Probabilities in float64, with the sum 1 to its precision."""
+    """The probabilities in float64."""
     if probs_nC.ndim != 2 or 0 in probs_nC.shape:
         raise DataError("label shift", f"{name} probabilities {probs_nC.shape}", "(rows, classes), at least 1 of each")
     wide_nC = probs_nC.astype(np.float64)
-    sums_n = wide_nC.sum(1)
     # A bfloat16 softmax over hundreds of classes is as far from 1 as that; and what is not finite is refused too.
-    good_n = (wide_nC >= 0).all(1) & (abs(sums_n - 1) <= 1e-2)
+    good_n = (wide_nC >= 0).all(1) & (abs(wide_nC.sum(1) - 1) <= 1e-2)
     if len(bad := np.flatnonzero(~good_n)):
         raise DataError(f"label shift, {name} row {bad[0]}", f"{len(bad)} of {len(wide_nC)} rows are no probabilities",
                         "at least 0, with the sum 1", "hand over softmax(logits), not logits")  # fmt: skip
-    return wide_nC / sums_n[:, None]
+    return wide_nC
