@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tljax import models
 from tljax.weights.load import Model, load_pretrained
 
 DATA = Path(__file__).parent / "golden" / "data"
@@ -13,6 +14,7 @@ SETS = sorted(folder.name for folder in DATA.iterdir())
 CONFIGS = {name: json.loads((DATA / name / "config.json").read_text()) for name in SETS}
 LANGUAGE = [name for name in SETS if CONFIGS[name]["architectures"][0].endswith(("CausalLM", "LMHeadModel"))]
 CLASSIFIERS = [name for name in SETS if name not in LANGUAGE]
+THEIRS = [family for family in models.FAMILIES if family != "tljax_events"]  # which other libraries have too
 
 
 def given(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

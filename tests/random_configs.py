@@ -145,6 +145,13 @@ def _swin(pick: Pick) -> dict[str, Any]:
             "use_absolute_embeddings": pick(True, False)}  # fmt: skip
 
 
+def _events(pick: Pick) -> dict[str, Any]:
+    heads, fields = pick(1, 2, 4), [["shop", pick(3, 20), False], ["amount", pick(4, 9), True]]
+    return {"n_head": heads, "n_embd": heads * 4, "n_layer": pick(1, 2, 3), "n_inner": pick(None, 20),
+            "n_positions": 16, "fields": fields[: pick(1, 2)], "foretold": ["shop"], "item": "shop",
+            "answers": pick("each", "last")}  # fmt: skip
+
+
 DRAWN: Mapping[str, Callable[[Pick], dict[str, Any]]] = {
     "albert": _albert,
     "bert": _bert,
@@ -166,6 +173,7 @@ DRAWN: Mapping[str, Callable[[Pick], dict[str, Any]]] = {
     "roberta": _roberta,
     "siglip": _siglip,
     "swin": _swin,
+    "tljax_events": _events,
     "vit": _vit,
     "xlm-roberta": _roberta,
 }

@@ -56,6 +56,8 @@ def test_every_setting_has_help_and_a_check(name):
     assert f"--{name}={value!r}" in config.help_text()
 
 
+SHARES = ((0.5, 0.5), (0.6, 0.5), (-0.1, 1.0), (0.0, 1.1), (0.0,), (0.0, 0.5, 1.0), ("0", "1"), (0.0, math.nan))
+COMPANY = {"adapt__method": {"adapt__target": "other.csv"}}  # settings that go with others
 LOW_AND_HIGH = [
     # setting, values that pass, values that do not
     ("model__pooling", ("auto", "pooler", "mean"), ("max", "")),
@@ -113,8 +115,52 @@ LOW_AND_HIGH = [
     ("device__platform", ("any", "cpu", "gpu", "tpu"), ("cuda", "")),
     ("device__stall_s", (0, 0.5, 1e9), (-1.0,)),
     ("device__compile_cache_gb", (0, 0.001, 1e6), (-1.0,)),
-    ("train__best_metric", ("accuracy", "macro_f1", "loss"), ("f1",)),
-    ("task", ("text", "image"), ("audio",)),
+    (
+        "train__best_metric",
+        ("accuracy", "macro_f1", "loss", "roc_auc", "average_precision", "ndcg_10", "hit_rate_10"),
+        ("f1", "mrr", ""),
+    ),
+    ("task", ("text", "image", "events"), ("audio", "event")),
+    ("objective", ("classes", "masked", "next", "item"), ("words", "")),
+    ("data__per_class", (0, 1, 10**9), (-1,)),
+    (
+        "events__fields",
+        ((), (("shop", "category"),), (["a", "number"], ("b", "delta"), ("c", "hour"), ("d", "weekday"))),
+        ((("shop", "text"),), (("shop",),), ((1, "number"),), ("shop",)),
+    ),
+    (
+        "events__derived",
+        ((), (("n", "count", "", "card", 1, 0),), (["r", "mean", "fraud", "card", 0.5, 7.0],)),
+        (
+            (("n", "max", "", "card", 1, 0),),
+            (("n", "count", "", "card", 1),),
+            (("n", "count", "", "card", 0, 0),),
+            (("n", "count", "", "card", 1, -1),),
+            (("n", "count", "", "card", "1", 0),),
+            (("n", "count", 3, "card", 1, 0),),
+            (("n", "sum", "x", "card", math.nan, 0),),
+            (("n", "sum", "x", "card", 1, math.nan),),
+        ),
+    ),
+    ("events__answers", ("each", "last"), ("next", "item", "")),
+    ("events__bins", (2, 4096), (1, 4097)),
+    ("events__least", (1, 10**9), (0,)),
+    ("events__context", (0, 65536), (-1, 65537)),
+    ("events__delay_days", (0, 0.5, 36500), (-0.5, 36501)),
+    ("events__entities", ((0.0, 1.0), (0, 0.1), (0.5, 1)), SHARES),
+    ("events__labelled", (1e-9, 1), (0, 1.1)),
+    ("events__recent", (0, 10**9), (-1,)),
+    ("pretrain__objective", ("masked", "next", "item"), ("classes", "")),
+    ("pretrain__strategy", ("full", "embeddings_frozen", "scratch"), ("lora", "")),
+    ("pretrain__epochs", (1, 100000), (0, 100001)),
+    ("pretrain__batch_size", (1, 65536), (0, 65537)),
+    ("pretrain__learning_rate", (1e-9, 100), (0, 101)),
+    ("pretrain__masked", (1e-9, 0.9), (0, 0.91)),
+    ("pretrain__entities", ((0.0, 1.0), (0.25, 0.75)), SHARES),
+    ("adapt__method", ("coral", "mmd", "dann", "cdan", "adda"), ("mdd", "")),
+    ("adapt__weight", (0, 1e4), (-0.1, 10001)),
+    ("adapt__width", (1, 65536), (0, 65537)),
+    ("adapt__discriminator_factor", (1e-9, 1e4), (0, 10001)),
     ("seed", (0, 2**31 - 1), (-1, 2**31)),
 ]
 
@@ -122,7 +168,7 @@ LOW_AND_HIGH = [
 @pytest.mark.parametrize(("name", "passing", "failing"), LOW_AND_HIGH, ids=[row[0] for row in LOW_AND_HIGH])
 def test_bounds(name, passing, failing):
     for value in passing:
-        validate(good(**{name: value}))
+        validate(good(**{name: value}, **COMPANY.get(name, {})))
     for value in failing:
         (found,) = problems(good(**{name: value}))
         flag = name.replace("__", ".")
@@ -195,6 +241,8 @@ CONTRADICTIONS = [
     ("l2sp from scratch", {"transfer__strategy": "scratch", "transfer__l2sp": 0.1}, "--config.transfer.l2sp"),
     ("micro-batches", {"train__batch_size": 32, "optim__accumulate": 3}, "--config.optim.accumulate"),
     ("tests on train", {"data__test": "train.csv"}, "--config.data.test"),
+    ("a target without a method", {"adapt__target": "other.csv"}, "--config.adapt.target"),
+    ("a method without a target", {"adapt__method": "dann"}, "--config.adapt.target"),
 ]
 
 
@@ -209,6 +257,7 @@ AT_ODDS_AND_WELL = [
     {"transfer__strategy": "full", "transfer__l2sp": 0.1},
     {"train__batch_size": 32, "optim__accumulate": 4},
     {"data__test": "test.csv"},
+    {"adapt__target": "other.csv", "adapt__method": "dann"},
 ]
 
 

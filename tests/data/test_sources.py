@@ -86,6 +86,73 @@ def test_from_arrays_refuses(inputs: Any, labels: Any, words: str) -> None:
         from_arrays(inputs, labels, "mine")
 
 
+PICTURES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+DIGITS = {
+    "x": PICTURES,
+    "y": np.array([3, 0, 3, 1, 0]),
+    "names": np.array(list("abaab")),
+    "rgb": np.stack([PICTURES] * 3, -1),
+    "floats": PICTURES / 255,
+    "few": np.array([1, 2]),
+    "objects": np.array([{}, 1], object),
+}
+NPZ = [
+    # part, labelled, labels, shape of an image
+    ("x,y", True, ["3", "0", "3", "1", "0"], (4, 3)),
+    (" x , names", True, list("abaab"), (4, 3)),
+    ("rgb,y", True, ["3", "0", "3", "1", "0"], (4, 3, 3)),
+    ("x", False, None, (4, 3)),
+    ("x,y", False, None, (4, 3)),  # a target of domain adaptation, whose labels are not looked at
+]
+
+
+@pytest.mark.parametrize(("part", "labelled", "labels", "shape"), NPZ)
+def test_images_of_an_npz(tmp_path: Path, part: str, labelled: bool, labels: list[str] | None, shape: tuple) -> None:
+    np.savez_compressed(tmp_path / "digits.npz", **DIGITS)
+    found = read_records(f"{tmp_path}/digits.npz#{part}", DataConfig(), "image", labelled)
+    assert (len(found), found.labels) == (5, labels)
+    assert found.where(2) == f"{tmp_path}/digits.npz#{part}, index 2"
+    pixels = [np.asarray(image.read()) for image in found.inputs]  # type: ignore[union-attr]
+    assert {one.shape for one in pixels} == {shape}
+    expected = DIGITS["rgb" if len(shape) == 3 else "x"]
+    assert all(np.array_equal(one, image) for one, image in zip(pixels, expected, strict=True))
+
+
+def test_several_npz_are_joined(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **DIGITS)
+    found = read_records(f"{tmp_path}/a.npz#x,y|{tmp_path}/a.npz#rgb,names", DataConfig(exclude_labels="3"), "image")
+    assert found.labels == ["0", "1", "0", *"abaab"]
+    assert found.excluded == 2
+
+
+ODD_NPZ = [
+    ("digits.npz#x", "found the part 'x'; expected {dir}/digits.npz#images,labels, of x, y, names"),
+    ("digits.npz", "found the part ''"),
+    ("digits.npz#X,y", "found the part 'X,y'"),
+    ("digits.npz#x,few", "5 inputs and 2 labels"),
+    ("digits.npz#floats,y", "images of float64 (5, 4, 3); expected uint8"),
+    ("digits.npz#y,y", "uint8"),
+    ("digits.npz#objects,y", "cannot be read as .npz"),
+    ("digts.npz#x,y", "there is no such file; expected a file; did you mean digits.npz"),
+    ("cut.npz#x,y", "cannot be read as .npz"),
+    ("text.npz#x,y", "cannot be read as .npz"),
+    ("one.npz#x,y", "found a single array"),
+    ("digits.npz#x,rgb", "index 0: the label is"),
+]
+
+
+@pytest.mark.parametrize(("source", "words"), ODD_NPZ)
+def test_what_is_no_npz_of_images(tmp_path: Path, source: str, words: str) -> None:
+    np.savez(tmp_path / "digits.npz", **DIGITS)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "digits.npz").read_bytes()[:900])
+    (tmp_path / "text.npz").write_text("x,y")
+    with open(tmp_path / "one.npz", "wb") as file:
+        np.save(file, PICTURES)
+    with pytest.raises(DataError) as caught:
+        read_records(f"{tmp_path}/{source}", DataConfig(), "image")
+    assert words.format(dir=tmp_path) in str(caught.value)
+
+
 def test_label_ids() -> None:
     records = from_arrays(["a", "b", "c"], ["x", "z", "x"], "mine")
     ids = label_ids(records, ("z", "x"))

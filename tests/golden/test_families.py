@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from theirs import TOLERANCE
 
-from tljax import models
 from tljax.weights.hfconfig import ALIASES
 
 
 def test_every_family_has_a_set():
     kinds = {config["model_type"] for config in checkpoints.CONFIGS.values()}
-    assert kinds == {*models.FAMILIES, *ALIASES}
+    assert kinds == {*checkpoints.THEIRS, *ALIASES}
 
 
 @pytest.mark.parametrize("name", checkpoints.SETS)

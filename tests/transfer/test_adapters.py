@@ -298,7 +298,7 @@ def test_every_family_has_targets():
 
 
 ONE_EACH = {family: next(n for n in checkpoints.CLASSIFIERS if checkpoints.CONFIGS[n]["model_type"] == family)
-            for family in models.FAMILIES}  # fmt: skip
+            for family in checkpoints.THEIRS}  # fmt: skip
 NONE = {"prefix": "has no attention", "prompt": "pictures between its layers"}
 CONVOLUTIONAL = ("convnext", "convnextv2", "mobilenet_v2", "resnet")
 

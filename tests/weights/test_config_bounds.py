@@ -36,7 +36,9 @@ ROPES = (None, {}, {"rope_type": "default"}, {"type": "linear", "factor": 2.0}, 
           "original_max_position_embeddings": 8},
          {"full_attention": THETA, "sliding_attention": {"rope_type": "dynamic", "factor": 2.0}},
          {"full_attention": {"full_attention": THETA}}, {"full_attention": {"rope_type": "linear"}})  # fmt: skip
-WORDS = {"classifier_pooling": ("cls", "mean"), "layer_type": ("basic", "bottleneck"),
+FIELDS = ([["a", 3, True], ["b", 40, False]], [["a", 3, True]], [], [["a", 2, True]], [["a", 3, True]] * 2, [["a", 3]])
+WORDS = {"answers": ("each", "last", "next", "item"), "fields": FIELDS, "foretold": (["a"], [], ["b", "a"], ["c"]),
+         "item": ("a", "", "b"), "classifier_pooling": ("cls", "mean"), "layer_type": ("basic", "bottleneck"),
          "norm_rel_ebd": ("none", "layer_norm"), "pos_att_type": (None, "c2p|p2c", ["p2c"], []),
          "layer_types": (None, ["full_attention"] * 2, ["sliding_attention"]), "rope_parameters": ROPES,
          "rope_scaling": ROPES, **dict.fromkeys(schema.ACTS, tuple(ACTIVATIONS))}  # fmt: skip
@@ -103,6 +105,13 @@ def anything(name, default, rng):
     return one(0.0, 0.1, 0.5, 0.9) if rng.random() < 0.95 else one(1.0, 4.0)
 
 
+def width(config, labels):
+    """How many logits there are."""
+    sizes = {name: size for name, size, _ in config.get("fields", ())}
+    of_events = {"next": lambda: sum(sizes[name] for name in config["foretold"]), "item": lambda: sizes[config["item"]]}
+    return of_events.get(config.get("answers"), lambda: labels or config["vocab_size"])()
+
+
 @FAMILY
 def test_what_is_accepted_can_be_built(family, tmp_path):
     """Random fields, all of them at once: a sentence that refuses them, or the shapes of a network that runs."""
@@ -122,7 +131,7 @@ def test_what_is_accepted_can_be_built(family, tmp_path):
         labels = accepted % 2 * 3 if architecture.decoder else 3
         network = models.build(config, num_labels=labels, pooling=pooling)
         batch = dict(network.example())
-        if "input_ids" in batch:  # as many tokens as there may be
+        if "attention_mask" in batch:  # as many tokens as there may be
             tokens = models.max_tokens(config, 40)
             assert tokens > 0
             batch = {key: jax.ShapeDtypeStruct((2, tokens), x.dtype) for key, x in batch.items()}
@@ -139,10 +148,13 @@ def test_what_is_accepted_can_be_built(family, tmp_path):
                 node = node.setdefault(parent, {})
             node[last] = leaf
         logits = jax.eval_shape(forward, params, batch, jax.random.key(0))
-        assert logits.shape[-1] == (labels or config["vocab_size"])
+        assert logits.shape[-1] == width(config, labels)
         if (accepted := accepted + 1) == 4:
             return
     pytest.fail(f"{accepted} of 4000 configs were accepted")
+
+
+EVENT = {"fields": [["a", 5, True]]}
 
 
 @pytest.mark.parametrize(
@@ -172,6 +184,16 @@ def test_what_is_accepted_can_be_built(family, tmp_path):
         ({"model_type": "resnet", "hidden_sizes": [3, 8, 8, 8]}, "hidden_sizes"),
         ({"model_type": "dinov2", "num_register_tokens": 10**6}, "num_register_tokens"),
         ({"model_type": "dinov2", "mlp_ratio": 0.001}, "mlp_ratio: 0.001"),
+        ({"model_type": "tljax_events", "fields": [["a", 3, True]] * 2}, "each name once"),
+        ({"model_type": "tljax_events", "fields": [["a/b", 3, True]]}, "each name once"),
+        ({"model_type": "tljax_events", "fields": [["a", 2, True]]}, "each name once"),
+        ({"model_type": "tljax_events", "fields": [["a", 10**9, True]]}, "each name once"),
+        ({"model_type": "tljax_events", "fields": []}, "each name once"),
+        ({"model_type": "tljax_events", **EVENT, "foretold": ["b"]}, "foretold: 'b' is none of the fields"),
+        ({"model_type": "tljax_events", **EVENT, "item": "b"}, "item: 'b' is none of the fields"),
+        ({"model_type": "tljax_events", **EVENT, "answers": "item"}, "item: '', expected"),
+        ({"model_type": "tljax_events", **EVENT, "answers": "next"}, "foretold: (), expected"),
+        ({"model_type": "tljax_events", "answers": "all"}, "answers: 'all', expected one of each, last, next, item"),
     ],
 )
 def test_values_that_make_no_network_are_refused(tmp_path, fields, words):

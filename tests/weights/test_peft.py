@@ -119,7 +119,7 @@ def test_what_peft_made_opens_here(name, made, tmp_path, torch_side, peft_side):
     np.testing.assert_allclose(net.run(trees.unflatten(flat), inputs)["logits"], want, rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("family", checkpoints.THEIRS)
 def test_every_name_is_a_module_of_transformers(family, torch_side):
     import transformers
 

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import checkpoints
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from tljax.weights import convert, files
 from tljax.weights.families import FAMILIES
 from tljax.weights.load import load_pretrained
 
-DECODERS = [family for family, architecture in models.FAMILIES.items() if architecture.decoder]
-TASKS = [*((family, "classification") for family in models.FAMILIES), *((family, "language") for family in DECODERS)]
+WORDS = [family for family, architecture in models.FAMILIES.items() if architecture.decoder or architecture.masked]
+EVENTS = {"tljax_events": {"float16": "next", "sharded": "item"}}  # what a head without labels answers
+TASKS = [*((family, "classification") for family in checkpoints.THEIRS), *((family, "language") for family in WORDS)]
 
 
 def whole(folder, tensors):
@@ -65,7 +67,8 @@ def test_there_and_back_is_bit_identical(family, writer, tmp_path):
     seed = list(WRITERS).index(writer)
     rng = np.random.default_rng(seed)
     config = random_configs.draw(family, seed)
-    language = family in DECODERS and writer in ("float16", "sharded")
+    language = family in (*WORDS, *EVENTS) and writer in ("float16", "sharded")
+    config |= {"answers": EVENTS[family][writer]} if language and family in EVENTS else {}
     pooling = table.poolings[seed % len(table.poolings)]
     network = models.build(config, num_labels=0 if language else 3, pooling=pooling)
     flat = written(tmp_path / "in", config, network, writer, rng)
@@ -104,7 +107,9 @@ def test_logits_of_a_random_config_are_pytorchs(family, task, tmp_path, torch_si
     said._attn_implementation = "eager"
     torch_side.torch.manual_seed(0)
     if task == "language":
-        theirs = transformers.AutoModelForCausalLM.from_config(said)
+        masked = models.FAMILIES[family].masked
+        auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+        theirs = auto.from_config(said)
     else:
         theirs = getattr(transformers, FAMILIES[family].classifier)(said)
     with torch_side.torch.no_grad():

@@ -58,7 +58,7 @@ def windows(offsets: np.ndarray, asked: np.ndarray, length: int, context: int) -
     entity = np.searchsorted(offsets, places, side="right") - 1
     bounds = np.searchsorted(places, offsets[np.unique(entity)])
     made = []
-    for low, high in zip(bounds, [*bounds[1:], len(places)], strict=True):
+    for low, high in zip(bounds, np.append(bounds, len(places))[1:], strict=True):
         begin = int(offsets[entity[low]])
         while low < high:
             start = max(begin, int(places[low]) - context)

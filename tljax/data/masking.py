@@ -76,20 +76,27 @@ class MaskedExamples(TextExamples):
     def _drawn(self, ids_BT: np.ndarray, indices: np.ndarray, seed: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Places (B, M), rising, and which of them are asked about.
 
-        Words in an order drawn at random; as many tokens of them, from the first on, as the rate says.
+        Words in an order drawn at random, from the first on, as long as their tokens are not more than the rate says;
+        then words of one token. Where every word has more, the first tokens of the first one.
         """
-        T = ids_BT.shape[1]
+        B, T = ids_BT.shape
         column = np.arange(T)[None, :]
         real_BT = (column < self.lengths[indices][:, None]) & ~self.words.special[ids_BT]
         begins_BT = real_BT & ~self.words.goes_on[ids_BT] if self.whole else real_BT
-        word_BT = np.maximum(np.cumsum(begins_BT, axis=1), 1)
-        score_BT = _unit(_hash(_key(seed), indices[:, None], word_BT, 0))
+        word_BT = np.cumsum(begins_BT, axis=1)  # 0: a first one that no token marks, as in byte-level BPE
+        row_BT = word_BT + np.arange(B)[:, None] * (T + 1)
+        size_BT = np.bincount(row_BT[real_BT], minlength=B * (T + 1))[row_BT]
+        wanted_B1 = np.maximum((self.rate * real_BT.sum(1, keepdims=True)).astype(np.int64), 1)
+        score_BT = _unit(_hash(_key(seed), indices[:, None], word_BT, 0)) + (size_BT > wanted_B1)
         order_BT = np.argsort(np.where(real_BT, score_BT, 2.0), axis=1, kind="stable")
-        wanted_B = np.maximum((self.rate * real_BT.sum(1)).astype(np.int64), 1)
-        M = min(self.places(T), T)
-        first_BM = order_BT[:, :M]
-        taken_BM = (np.arange(M)[None, :] < wanted_B[:, None]) & np.take_along_axis(real_BT, first_BM, axis=1)
-        rising_BM = np.sort(np.where(taken_BM, first_BM, T), axis=1)
+        real_BT, word_BT, size_BT = (np.take_along_axis(x, order_BT, axis=1) for x in (real_BT, word_BT, size_BT))
+        first_BT = np.diff(word_BT, axis=1, prepend=-1) != 0
+        end_BT = np.maximum.accumulate(np.where(first_BT, column, 0), axis=1) + size_BT
+        taken_BT = real_BT & (end_BT <= wanted_B1)
+        single_BT = real_BT & ~taken_BT & (size_BT == 1)
+        taken_BT |= single_BT & (np.cumsum(single_BT, axis=1) <= wanted_B1 - taken_BT.sum(1, keepdims=True))
+        taken_BT |= real_BT & (column < wanted_B1) & ~taken_BT.any(1, keepdims=True)
+        rising_BM = np.sort(np.where(taken_BT, order_BT, T), axis=1)[:, : min(self.places(T), T)]
         return np.where(rising_BM < T, rising_BM, 0), rising_BM < T
 
 

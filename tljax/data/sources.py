@@ -115,7 +115,10 @@ def _arrays(path: str, part: str, data: DataConfig, labelled: bool) -> Records:
     names = [name.strip() for name in part.split(",")]
     wanted = names[: 1 + labelled]
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:  # np.load would leave a damaged one open
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(printable(path), "found a single array", "an .npz file with arrays by name")
             if len(wanted) != 1 + labelled or not set(wanted) <= set(archive.files):
                 raise DataError(printable(path), f"found the part {printable(part)!r}", f"{printable(path)}#images"
                                 f"{',labels' * labelled}, of {', '.join(map(printable, archive.files))}")  # fmt: skip
@@ -123,7 +126,7 @@ def _arrays(path: str, part: str, data: DataConfig, labelled: bool) -> Records:
     except FileNotFoundError:
         _read_file(path)  # says why
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(printable(path), f"cannot be read as .npz ({printable(error)})", "what np.savez wrote"
                         ) from None  # fmt: skip
     return from_arrays(found[0], found[1].tolist() if labelled else None, f"{path}#{part}", data)

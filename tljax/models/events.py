@@ -12,11 +12,23 @@ from flax import linen as nn
 
 from tljax.models import gpt2
 from tljax.models.backbone import Activations, Architecture, Backbone, Stage
-from tljax.models.heads import ClassifierHead, Logits, TiedLanguageHead
-from tljax.models.layers import Dense, Dropout, Embedding
+from tljax.models.heads import ClassifierHead, Logits
+from tljax.models.layers import Dense, Dropout, Embedding, affine
 
+RESERVED = 2  # ids that are no values: padding, and unknown or missing
 ANSWERS = ("each", "last", "next", "item")
 TRUNK = "transformer"
+
+
+class Binned(Embedding):
+    """ids (...) of bins -> (..., D): each bin's row is a step from the one below it, so that neighbours are alike and
+    what is learned of one holds for those beside it (as piecewise linear encoding, Gorishniy et al. 2022)."""
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        steps = self.param("embedding", nn.initializers.normal(self.init_std), (self.rows, self.features))
+        table = jnp.concatenate([steps[:RESERVED], jnp.cumsum(steps[RESERVED:], axis=0)])
+        return jnp.take(table, ids, axis=0).astype(self.dtype)
 
 
 class EventEmbeddings(nn.Module):
@@ -35,8 +47,9 @@ class EventEmbeddings(nn.Module):
         mask_BT = x["attention_mask"]
         places = x.get("position_ids", jnp.arange(mask_BT.shape[1])[None])
         hidden = Embedding(c["n_positions"], D, jnp.float32, std, name="wpe")(places)
-        for name, size, _ in c["fields"]:
-            hidden = hidden + Embedding(size, D, jnp.float32, std, name=f"field_{name}")(x[name])
+        for name, size, numeric in c["fields"]:
+            kind = Binned if numeric else Embedding
+            hidden = hidden + kind(size, D, jnp.float32, std, name=f"field_{name}")(x[name])
         if numbers := [number(name) for name, _, numeric in c["fields"] if numeric]:
             hidden = hidden + Dense(D, std, name="numbers")(jnp.stack([x[name] for name in numbers], axis=-1))
         hidden = Dropout(c["embd_pdrop"])(hidden.astype(self.dtype), train)
@@ -58,6 +71,21 @@ class NextHead(Logits):
     @nn.compact
     def __call__(self, x: Activations, train: bool) -> Activations:  # type: ignore[override]
         return {**x, "logits": Logits.__call__(self, x["last_hidden_state"])}
+
+
+class ItemHead(nn.Module):
+    """Scores of every item as the next one after each event (B, T, V): by the items' own table, and a bias of each."""
+
+    items: int
+
+    @nn.compact
+    def __call__(self, x: Activations, train: bool) -> Activations:
+        hidden_BTD = x["last_hidden_state"]
+        bias_V = self.param("bias", nn.initializers.zeros_init(), (self.items,))
+        table_VD = self.get_variable("params", "embedding")
+        # without a table parameter shapes are being inferred
+        logits = hidden_BTD if table_VD is None else affine(hidden_BTD, table_VD.T, bias_V)
+        return {**x, "logits": logits.astype(jnp.float32)}
 
 
 DEFAULTS = {
@@ -101,7 +129,7 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
         "each": Stage("head", "score", EachHead(num_labels, std)),
         "last": Stage("head", "score", ClassifierHead(num_labels, std)),
         "next": Stage("head", "next", NextHead(sum(sizes[name] for name in c["foretold"]), std)),
-        "item": Stage("head", "item_head", TiedLanguageHead(), reads=(("embedding", table),)),
+        "item": Stage("head", "item_head", ItemHead(sizes.get(c["item"], 1)), reads=(("embedding", table),)),
     }
     embedded = [("wpe", f"{TRUNK}/wpe"), *((f"field_{name}", f"{TRUNK}/fields/{name}") for name in sizes)]
     embedded += [("numbers", f"{TRUNK}/numbers")] if any(numeric for _, _, numeric in c["fields"]) else []
@@ -113,8 +141,8 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
             heads[c["answers"]],
         ),
         example=lambda: _example(c),
-        lookups=tuple((f"{TRUNK}/fields/{name}/embedding", name) for name in sizes
-                      if not (c["answers"] == "item" and name == c["item"])),
+        lookups=tuple((f"{TRUNK}/fields/{name}/embedding", name) for name, _, numeric in c["fields"]
+                      if not numeric and not (c["answers"] == "item" and name == c["item"])),
         packs=True,
     )  # fmt: skip
 

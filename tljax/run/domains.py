@@ -1,7 +1,6 @@
 """Domain adaptation in a run: the network for pairs, the pairs, and what trains (transfer/discrepancy.py)."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -82,5 +81,3 @@ def pooled(c: Config, model: Model, examples: Any, layout: Layout, title: str = 
     with progress.bar(title, len(examples)) as bar:
         return outputs(step, layout.put(model.params), examples, c.train.eval_batch_size, c.data.threads, bar.update,
                        layout)  # fmt: skip
-
-

@@ -24,7 +24,12 @@ FREE_TO_CHANGE = {"config.train.log_every_steps", "config.train.save_every_steps
                   "config.data.threads", "config.transfer.beside", "config.cache.folder", "config.cache.limit_gb",
                   "config.parallel", "config.device.count", "config.device.platform", "config.device.stall_s",
                   "config.device.compile_cache_gb"}  # fmt: skip # no result depends on them beyond rounding
-OWN = {".lock", "beside", "pretrain", "config.json.partial"}  # what a run makes, or a kill leaves, before there is a config.json
+OWN = {
+    ".lock",
+    "beside",
+    "pretrain",
+    "config.json.partial",
+}  # what a run makes, or a kill leaves, before there is a config.json
 PACKAGES = ("tljax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

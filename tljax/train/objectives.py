@@ -199,3 +199,17 @@ def _inverted(x: Activations, real_B: jax.Array, progress: jax.Array) -> jax.Arr
 
 
 DOMAIN_LOSSES = {"coral": _coral, "mmd": _mmd, "dann": _reversed, "cdan": _reversed, "adda": _inverted}
+
+
+@dataclasses.dataclass(frozen=True)
+class Certainty:
+    """Tent (Wang et al. 2021): predictions that are sure, by the entropy of each, without any label."""
+
+    def weights(self, batch: Batch) -> jax.Array:
+        return batch["weights"]
+
+    def loss(self, x: Activations, batch: Batch, count: jax.Array) -> jax.Array:
+        return (discrepancy.entropy(x["logits"]) * batch["weights"]).sum()
+
+    def outputs(self, x: Activations, batch: Batch) -> jax.Array:
+        return jax.nn.softmax(x["logits"], axis=-1)

@@ -155,6 +155,9 @@ def _events(values: Mapping[str, Any]) -> Iterator[str]:
     for field, names in named.items():
         if odd := sorted(set(names) - known):
             yield f"{field}: {odd[0]!r} is none of the fields"
+    field = {"item": "item", "next": "foretold"}.get(values.get("answers", ""), "")
+    if field and not values[field]:
+        yield f"{field}: {values[field]!r}, expected fields for what the head answers, {values['answers']}"
 
 
 def _check(name: str, default: Any) -> Check:

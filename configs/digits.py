@@ -1,0 +1,38 @@
+"""Handwritten digits of one post office read by a network that learned from others': MNIST to USPS, without USPS labels.
+
+python launch.py --config=configs/digits.py --workdir=runs/digits_cdan
+
+The other way: --config.data.train=runs/digits/usps.npz#x_train,y_train --config.data.per_class=0
+--config.data.test=runs/digits/mnist.npz#x_test,y_test --config.adapt.target=runs/digits/mnist.npz#x_train
+
+The digits are put into two .npz files by
+
+    python benchmarks/domain_adaptation.py --prepare
+
+from TLJAX_TESTDATA's mnist_usps/ (MNIST's official training set and 3,000 test digits; USPS's 7,291 and 2,007). The
+network is a small ResNet, configs/models/digits, from random values.
+"""
+
+import os
+
+from tljax.config import AdaptConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, TransferConfig
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+DIGITS = os.environ.get("TLJAX_DIGITS") or os.path.abspath(os.path.join(HERE, "..", "runs", "digits"))
+
+
+def get_config() -> Config:
+    return Config(
+        task="image",
+        model=ModelConfig(ref=os.path.join(HERE, "models", "digits")),
+        data=DataConfig(
+            train=os.path.join(DIGITS, "mnist.npz#x_train,y_train"),
+            test=os.path.join(DIGITS, "usps.npz#x_test,y_test"),
+            per_class=1000,
+            validation_fraction=0.0,
+        ),
+        adapt=AdaptConfig(method="cdan", target=os.path.join(DIGITS, "usps.npz#x_train")),
+        transfer=TransferConfig(strategy="scratch"),
+        optim=OptimConfig(learning_rate=1e-3, schedule="cosine"),
+        train=TrainConfig(batch_size=64, eval_batch_size=256, epochs=10),
+    )
