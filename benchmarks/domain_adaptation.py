@@ -8,9 +8,9 @@ test set, which no choice was made by but those of the settings below. A run tha
 """
 
 import argparse
-import importlib.util
 import json
 import os
+import runpy
 import statistics
 import time
 from pathlib import Path
@@ -65,15 +65,11 @@ def prepare() -> None:
 
 
 def config_of(direction: str, method: str, seed: int) -> Config:
-    spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     where = DIRECTIONS[direction]
     paths = {name: str(DIGITS / str(where[name])) for name in ("data.train", "data.test")}
     own = {**paths, "data.per_class": where["data.per_class"], "seed": seed, **METHODS[method]}
     adapts = method not in ("source_only", "adabn")
-    base = module.get_config()
+    base = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
     base.adapt = AdaptConfig(method=method, target=str(DIGITS / str(where["target"]))) if adapts else AdaptConfig()
     if method == "adda":
         own |= {"model.ref": str(RUNS / direction / "source_only" / f"seed_{seed}"), "transfer.strategy": "full"}

@@ -1,4 +1,4 @@
-"""Handwritten digits of one post office read by a network that learned from others': MNIST to USPS, without USPS labels.
+"""Digits of one post office, read by a network that learned from another's: MNIST to USPS, without labels of USPS.
 
 python launch.py --config=configs/digits.py --workdir=runs/digits_cdan
 

@@ -1,11 +1,18 @@
 """The laws run over every family and every strategy."""
 
 import pytest
-from cases import CONFIGS, STRATEGIES
+from cases import CONFIGS, OTHERS, STRATEGIES
 
 
 @pytest.fixture(params=list(CONFIGS))
 def family(request: pytest.FixtureRequest) -> str:
+    """A network that gives the class of an example."""
+    return request.param
+
+
+@pytest.fixture(params=[*CONFIGS, *OTHERS])
+def row(request: pytest.FixtureRequest) -> str:
+    """Those, and the networks of other objectives."""
     return request.param
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from cases import CLASSES, CONFIGS, make_case
+from cases import CLASSES, CONFIGS, EVENT_FIELDS, make_case
 
 from tljax import models, trees
-from tljax.data import batching
+from tljax.data import batching, ledger
+from tljax.data.events import EventExamples, Histories
 from tljax.data.images import ImageExamples, Preprocess
 from tljax.data.stores import ArrayStore, ImageRef
 from tljax.data.text import Ragged, TextExamples
@@ -38,7 +39,27 @@ def images(seed: int = 0, **options: Any) -> ImageExamples:
     return ImageExamples([ImageRef(store, i) for i in range(ROWS)], labels, str, Preprocess(16, **options))
 
 
-EXAMPLES = {"bert": texts, "vit": images}
+def events(seed: int = 0) -> EventExamples:
+    """Histories of 2 to 9 events, of most of which something is asked."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, LONGEST + 1, ROWS)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    n = int(offsets[-1])
+    own = ledger.Ledger("a", {}, "card", "", np.arange(n), offsets, np.arange(ROWS))
+    columns = {name: rng.integers(2, size, n).astype(np.int32) for name, size, _ in EVENT_FIELDS}
+    columns["amount.number"] = rng.normal(size=n).astype(np.float32)
+    asked = rng.random(n) < 0.8
+    asked[offsets[:-1]] = True  # a window for each
+    labels = rng.integers(0, CLASSES, n).astype(np.int32)
+    return EventExamples(Histories("a", own, asked, columns, labels), "each", (), LONGEST, LONGEST - 1)
+
+
+EXAMPLES = {"bert": texts, "vit": images, "events-each": events}
+
+
+@pytest.fixture(params=list(EXAMPLES))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 def plans(examples: Any, epoch: int = 0) -> list[batching.Planned]:
@@ -116,10 +137,15 @@ def test_a_second_run_starts_from_the_disk(family, tmp_path):
     assert passes(case, EXAMPLES[family](), tmp_path) == ROWS
     assert passes(case, EXAMPLES[family](), tmp_path) == 0
     unlike = make_case(family, "last_k")
-    unlike.params["classifier"]["kernel"] += 1.0  # above the stage: none of the cache's business
+    head = unlike.params["score" if family.startswith("events") else "classifier"]
+    head["kernel"] += 1.0  # above the stage: none of the cache's business
     assert passes(unlike, EXAMPLES[family](), tmp_path) == 0
     relabelled = EXAMPLES[family]()
-    relabelled.labels = relabelled.labels[::-1]
+    if family.startswith("events"):
+        own = relabelled.histories
+        relabelled.histories = dataclasses.replace(own, labels=own.labels[::-1])
+    else:
+        relabelled.labels = relabelled.labels[::-1]
     assert passes(case, relabelled, tmp_path) == 0
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from cases import make_case
 
-from tljax.evaluate import predict
 from tljax.data.batching import OneAnswer
+from tljax.evaluate import predict
 from tljax.evaluate.predict import outputs
 from tljax.train.step import make_eval_step
 

@@ -17,8 +17,8 @@ def same(a, b) -> bool:
     )
 
 
-def test_every_strategy(family, strategy):
-    case = make_case(family, strategy)
+def test_every_strategy(row, strategy):
+    case = make_case(row, strategy)
     trainable, frozen = freeze.split(case.params, case.plan)
     assert same(trees.unflatten(trees.join(trainable, frozen)), case.params)
     assert trainable.keys() == {path for path, label in case.plan.labels.items() if label != freeze.FROZEN}

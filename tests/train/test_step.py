@@ -11,8 +11,8 @@ import pytest
 from cases import CLASSES, Case, batch_of, make_case
 
 from tljax import trees
-from tljax.train.state import create
 from tljax.train.objectives import Classification, cross_entropy
+from tljax.train.state import create
 from tljax.train.step import TrainStep, make_eval_step, make_train_step
 from tljax.transfer.freeze import FreezePlan
 

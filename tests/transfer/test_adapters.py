@@ -13,7 +13,7 @@ from cases import CONFIGS, batch_of, make_case
 
 from tljax import models, trees
 from tljax.errors import ConfigError
-from tljax.train import optim, state, step
+from tljax.train import objectives, optim, state, step
 from tljax.transfer import freeze, targets
 from tljax.transfer.adapters import KINDS, Adapter, adapted, merge, start
 
@@ -124,7 +124,7 @@ def test_merged_it_is_a_plain_network_with_the_same_logits_and_gradients(family,
     def loss(own, merging):
         params = trees.unflatten(trees.join(own, rest))
         run = functools.partial(net.plain.run, merge(net, params)) if merging else functools.partial(net.run, params)
-        return step.cross_entropy(run(batch["inputs"])["logits"], batch["labels"]).sum()
+        return objectives.cross_entropy(run(batch["inputs"])["logits"], batch["labels"]).sum()
 
     found, want = (jax.jit(jax.grad(loss), static_argnums=1)(own, merging) for merging in (False, True))
     for path, leaf in found.items():

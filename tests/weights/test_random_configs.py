@@ -2,8 +2,8 @@
 
 import json
 
-import jax
 import checkpoints
+import jax
 import ml_dtypes
 import numpy as np
 import pytest

@@ -55,8 +55,8 @@ class EventsConfig:
                                "many", "events", number(0, 65536))  # fmt: skip
     delay_days: float = setting(0.0, "time that has to lie between training and what is scored: until then its labels "
                                      "are not known", "days", number(0, 36500))  # fmt: skip
-    known_left_out: bool = setting(True, "two classes, each event: those of entities that are known to be of the second "
-                                         "class by then, as blocked cards, are not scored")  # fmt: skip
+    known_left_out: bool = setting(True, "two classes, each event: entities known to be of the second class by then, as "
+                                         "blocked cards, are not scored")  # fmt: skip
     entities: tuple[float, float] = setting((0.0, 1.0), "share of the entities that is used, from and to, in an order "
                                                         "drawn by their names", check=share)  # fmt: skip
     labelled: float = setting(1.0, "share of the training labels that is used, drawn with --config.seed",

@@ -148,8 +148,8 @@ def _fit_number(name: str, kind: str, values_n: np.ndarray, bins: int, least: in
 
 
 def _edges(x: np.ndarray, bins: int) -> np.ndarray:
-    """Where bins of rising x begin, but for the lowest: a value as frequent as a whole bin is one by itself, and the others are
-    quantiles of the rest, so that of a number that is 0 nine times in ten the tenth is told apart.
+    """Where bins of rising x begin, but for the lowest: a value as frequent as a whole bin is one by itself, and the
+    others are quantiles of the rest, so that of a number that is 0 nine times in ten the tenth is told apart.
 
     Edges are values that occur, above the least one: no bin is empty, which would be an id that is never trained.
     """

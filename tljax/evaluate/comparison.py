@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tljax.evaluate import page, plots
+from tljax.evaluate import columns, page, plots
 from tljax.evaluate.metrics import interval, shown
 
 WORTH_IT = 0.9  # of the best strategy's time: what takes more is not taken for its speed
@@ -175,10 +175,7 @@ def render(table: Sequence[Row], shared: Shared) -> str:
         return "no run is finished yet"
     on_front, (heads, said) = front(table), _columns(table)
     lines = [["* " * (row.strategy in on_front) + row.strategy, *cell] for row, cell in zip(table, said, strict=True)]
-    heads = ["strategy", *heads]
-    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    text = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in (heads, *lines)]  # fmt: skip
+    text = columns.aligned(["strategy", *heads], lines)
     return "\n".join([*text, "", "* no other is both better and faster", *notes(table, shared)])
 
 

@@ -143,16 +143,16 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
     embeddings = BertEmbeddings(c, dtype, c["hidden_size"])
     if not num_labels:
         paths = (f"cls/predictions/{name}" for name in ("transform/dense", "transform/LayerNorm", "bias"))
-        return assembled("bert", c, embeddings, masked("bert", c, *paths))
+        return assembled("bert", c, embeddings, masked("bert", c, c["hidden_act"], *paths))
     head = ClassifierHead(num_labels, c["initializer_range"], dropout=head_dropout(c))
     pooler = BertPooler(c) if pooling == "pooler" else MeanPooler()
     return assembled("bert", c, embeddings, Stage("pooler", "bert/pooler", pooler), Stage("head", "classifier", head))
 
 
-def masked(base: str, c: Mapping[str, Any], dense: str, norm: str, bias: str) -> Stage:
+def masked(base: str, c: Mapping[str, Any], activation: str, dense: str, norm: str, bias: str) -> Stage:
     """The head that tells hidden words, its parameters at the paths that are given."""
     table = f"{base}/embeddings/word_embeddings/embedding"
-    module = MaskedHead(c["vocab_size"], c["hidden_act"], c["layer_norm_eps"], c["initializer_range"])
+    module = MaskedHead(c["vocab_size"], activation, c["layer_norm_eps"], c["initializer_range"])
     return Stage("head", (("dense", dense), ("norm", norm), ("bias", bias)), module, reads=(("embedding", table),))
 
 

@@ -19,7 +19,8 @@ def build(config: Mapping[str, Any], num_labels: int, pooling: str, dtype: Any) 
     rate, std = bert.head_dropout(c), c["initializer_range"]
     embeddings = bert.BertEmbeddings(c, dtype, c["hidden_size"], c["pad_token_id"])
     if not num_labels:
-        head = bert.masked("roberta", c, *(f"lm_head/{name}" for name in ("dense", "layer_norm", "bias")))
+        paths = (f"lm_head/{name}" for name in ("dense", "layer_norm", "bias"))
+        head = bert.masked("roberta", c, "gelu", *paths)  # whatever the layers' own activation is
         return bert.assembled("roberta", c, embeddings, head)
     pooler, classifier = (MeanPooler(), ClassifierHead(num_labels, std, dropout=rate)) if pooling == "mean" else (
         FirstToken(), TwoLayerHead(num_labels, ("dense", "out_proj"), "tanh", (rate, rate), std))  # fmt: skip

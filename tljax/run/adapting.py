@@ -51,12 +51,12 @@ def adapter_of(c: Config) -> Adapter | None:
     return Adapter(c.transfer.strategy, a.rank, a.alpha, a.targets, layers=a.layers, tokens=a.tokens)
 
 
-def outlined(c: Config, classes: int) -> tuple[dict[str, Any], Backbone]:
-    """The fields of config.json and the network that a config asks for, without a weight."""
+def outlined(c: Config, classes: int, fields: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Backbone]:
+    """The fields of config.json and the network that a config asks for, without a weight; `fields` as for `load`."""
     config, network = outline(
         c.model.ref, classes, revision=c.model.revision, pooling=c.model.pooling,
         dropout=None if c.model.dropout < 0 else c.model.dropout, image_size=c.model.image_size or None,
-        vocab_size=c.model.vocab_size or None, dtype=jnp.dtype(c.model.dtype))  # fmt: skip
+        vocab_size=c.model.vocab_size or None, dtype=jnp.dtype(c.model.dtype), fields=fields)  # fmt: skip
     network, adapter = dataclasses.replace(network, remat=c.train.remat), adapter_of(c)
     return config, network if adapter is None else adapters.adapted(network, adapter, config["model_type"])
 

@@ -1,7 +1,6 @@
 """`tljax compare`: several strategies on the same data, one pass through what they all leave frozen, and one table."""
 
 import dataclasses
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -9,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tljax import trees
-from tljax.config import Config, settings, to_dict, validate
+from tljax.config import Config, settings, validate
 from tljax.errors import ConfigError, StoppedError, WriteError
 from tljax.evaluate import comparison
 from tljax.evaluate.comparison import Run, Shared
-from tljax.run import activations, adapting, devices, progress, signals, train, workdir
+from tljax.run import activations, adapting, devices, progress, several, signals, train, workdir
 from tljax.run.together import Together
-from tljax.train.checkpoint import write_json
 from tljax.transfer import phases, worth
 
 Say = Callable[[str], None]
@@ -106,7 +104,7 @@ class _Comparison:
         self.until = time.monotonic() + 60 * minutes if minutes else float("inf")
         self.together = Together()
         self.left: list[str] = []
-        self.told = self._read()
+        self.told = several.begun(path / "compare.json", config, "comparison", ("pass", "runs"))
 
     def go(self) -> str:
         try:
@@ -220,33 +218,5 @@ class _Comparison:
         alone = sum(seconds * made["share"].get(run.strategy, 0.0) for run in runs)
         return Shared(seconds, max(alone - seconds, 0.0), tuple(made["stages"]))
 
-    def _read(self) -> dict[str, Any]:
-        """compare.json, or a new one; it belongs to the same settings."""
-        file = self.path / "compare.json"
-        own = {
-            name: json.loads(json.dumps(value))
-            for name, _, value in settings(self.config)
-            if name not in workdir.FREE_TO_CHANGE
-        }
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            told = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {"settings": own, "pass": {}, "runs": {}, "config": to_dict(self.config)}
-        except OSError as error:
-            raise WriteError(str(self.path), f"cannot be used ({error.strerror})") from None
-        except ValueError:
-            raise WriteError(str(file), "no JSON", "what tljax compare wrote", "take another --workdir") from None
-        if not (isinstance(told, dict) and all(isinstance(told.get(n), dict) for n in ("settings", "pass", "runs"))):
-            raise WriteError(str(file), "no comparison", "what tljax compare wrote", "take another --workdir")
-        if other := [f"--{name}: was {told['settings'].get(name)!r}, is {value!r}" for name, value in own.items()
-                     if told["settings"].get(name) != value]:  # fmt: skip
-            raise ConfigError(str(self.path), f"belongs to a comparison with {len(other)} other setting(s)",
-                              "the same settings", "take another --workdir, or put them back", other)  # fmt: skip
-        return told
-
     def _write(self) -> None:
-        try:
-            write_json(self.path / "compare.json", self.told)
-        except OSError as error:
-            raise WriteError(str(self.path / "compare.json"), f"cannot be written ({error.strerror})") from None
+        several.write(self.path / "compare.json", self.told)

@@ -100,7 +100,7 @@ def hold_out(records: Records, fraction: float, seed: int) -> tuple[Records, Rec
 
 
 def few_of_each(labels: Sequence[str], count: int, seed: int) -> list[int]:
-    """`count` examples of each class, or all where there are fewer, drawn at random; more of them hold those of less."""
+    """`count` examples of each class, or all where there are fewer, drawn at random; a larger draw holds a smaller."""
     names, order = np.asarray(labels), batching.permutation(seed, 0, len(labels), purpose=4)
     found = [order[names[order] == name][:count] for name in sorted(set(labels))]
     return sorted(np.concatenate(found).tolist())

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from tljax import mesh, models, trees
-from tljax.config import Config
+from tljax.config import AdaptConfig, Config
 from tljax.mesh import Layout
 from tljax.models import Backbone
-from tljax.run import adapting, chips
+from tljax.run import adapting, chips, tasks
 from tljax.train import collectives, cost, optim, state, step
 from tljax.train.collectives import Moved
-from tljax.train.objectives import Classification
+from tljax.train.objectives import Objective, Prediction
 from tljax.train.state import TrainState
 from tljax.transfer import phases
 from tljax.transfer.floor import floor
@@ -85,6 +85,7 @@ class Planner:
 
     config: Config
     network: Backbone
+    objective: Objective
     kind: str
     parameters: trees.Flat
     phase: phases.Phase
@@ -96,8 +97,7 @@ class Planner:
         """Compiles the step for a batch of so many rows."""
         c, plan = self.config, self.phase.plan
         optimizer, rate = self._optimizer()
-        objective = Classification(c.optim.label_smoothing)
-        made = step.make_train_step(self.network, plan, optimizer, rate, objective=objective,
+        made = step.make_train_step(self.network, plan, optimizer, rate, objective=self.objective,
                                     accumulate=c.optim.accumulate, layout=self.layout)  # fmt: skip
         now, rows = self._state(), self._batch(batch)
         gradient, update = made.compile(now, [self.layout.abstract(rows, training=True)])[0]
@@ -165,8 +165,15 @@ class Planner:
         for name, s in self.network.example().items():
             shape = (rows, self.length) if len(s.shape) == 2 else (rows, *s.shape[1:])
             inputs[name] = jax.ShapeDtypeStruct(shape, s.dtype)
-        each = {"labels": jnp.int32, "weights": jnp.float32}
-        return {"inputs": inputs} | {name: jax.ShapeDtypeStruct((rows,), dtype) for name, dtype in each.items()}
+        if self.config.objective == "masked":
+            hidden = max(int(self.config.pretrain.masked * self.length), 1)
+            inputs["predicted"] = jax.ShapeDtypeStruct((rows, hidden), jnp.int32)
+        given = jax.eval_shape(lambda flat, x: self.network.run(trees.unflatten(flat), x)["logits"],
+                               self.network.shapes(), inputs)  # fmt: skip
+        answers = given.shape[:-1]
+        labels = (*answers, len(self.objective.sizes)) if isinstance(self.objective, Prediction) else answers
+        return {"inputs": inputs, "labels": jax.ShapeDtypeStruct(labels, jnp.int32),
+                "weights": jax.ShapeDtypeStruct(answers, jnp.float32)}  # fmt: skip
 
     def _warnings(self, now: TrainState, sent: Mapping[str, Moved], full: int, memory: Memory, room: int) -> list[str]:
         found, c = [], self.config
@@ -186,17 +193,19 @@ class Planner:
         return found
 
 
-def planner(config: Config, topology: str, classes: int) -> Planner:
+def planner(config: Config, topology: str, classes: int, data: Mapping[str, Any] | None = None) -> Planner:
     """Prepares a config for a topology.
 
     Args:
       topology: "local", or a TPU slice as "v5e:4x4".
       classes: of the head.
+      data: fields of config.json, which the data decides.
 
     Raises:
       ConfigError: no such topology, or the batch cannot be divided among its devices.
     """
-    fields, network = adapting.outlined(config, classes)
+    fields, network = adapting.outlined(config, classes if config.objective == "classes" else 0, data)
+    objective = tasks.of(dataclasses.replace(config, adapt=AdaptConfig()), fields, [""] * classes).objective
     layout = chips.layout(config, topology)
     planned = phases.of(network, config.transfer, config.train.epochs, config.adapter.factor)
     shapes = network.shapes()
@@ -204,10 +213,10 @@ def planner(config: Config, topology: str, classes: int) -> Planner:
     def breadth(phase: phases.Phase) -> int:
         return trees.count({path: leaf for path, leaf in shapes.items() if phase.plan.trains(path)})
 
-    length = models.max_tokens(fields, config.data.max_length) if config.task == "text" else 0
+    length = models.max_tokens(fields, config.data.max_length) if config.task != "image" else 0
     if config.parallel == "fsdp" and layout.divided:
         network = dataclasses.replace(network, gather=layout.everywhere)
-    return Planner(config, network, str(fields["model_type"]), shapes, max(planned, key=breadth), layout, topology,
+    return Planner(config, network, objective, str(fields["model_type"]), shapes, max(planned, key=breadth), layout, topology,
                    length)  # fmt: skip
 
 

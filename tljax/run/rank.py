@@ -60,7 +60,7 @@ def rank(refs: Sequence[str], config: Config, task: str = "", stages: bool = Fal
         raise ConfigError("--models", f"{twice[0]!r} stands twice", "each once")
     if not refs:
         raise ConfigError("--models", "empty", "checkpoints joined by commas")
-    config = dataclasses.replace(config, task=task or _task(refs))
+    config = dataclasses.replace(config, task=task or task_of(refs))
     records = sources.read_records(config.data.train, config.data, config.task)
     for row in records.bad:
         say(f"WARNING: left out, as --config.data.on_bad=skip says: {row['where']}: {row['reason']}")
@@ -97,7 +97,8 @@ def balanced(labels_n: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.lexsort((place, turn))[:count])
 
 
-def _task(refs: Sequence[str]) -> str:
+def task_of(refs: Sequence[str]) -> str:
+    """ "text" or "image", as the first checkpoint that can be opened takes them; an error where none can."""
     failed: list[TljaxError] = []
     for ref in refs:
         try:
@@ -119,16 +120,11 @@ def _joined(failed: Sequence[TljaxError]) -> TljaxError:
 
 def _scored(ref: str, config: Config, records: Records, classes: tuple[str, ...], stages: bool) -> Entry:
     # Without labels the checkpoint's own head stays, which LEEP and NCE read; below it nothing depends on labels.
-    model = load_pretrained(ref, pooling=config.model.pooling, seed=config.seed, dtype=jnp.dtype(config.model.dtype),
-                            image_size=config.model.image_size or None)  # fmt: skip
-    network = model.backbone
-    if not any(INPUTS.get(name) == config.task for name in network.example()):
-        other = next((task for name, task in INPUTS.items() if name in network.example()), "another kind of")
-        raise WeightsError(ref, f"a network for {other} input", f"one for {config.task}", "look at --task")
-    head = len(network.stages) - 1
+    model = opened(ref, config)
+    network, head = model.backbone, len(model.backbone.stages) - 1
     wanted = tuple(range(head)) if stages else (head - 1,)
     wanted += (head,) if _has_head(model) else ()
-    found_N, seconds = _pass(model, wanted, config, records, classes)
+    found_N, seconds = vectors(model, wanted, config, records, classes)
     labels_n = np.asarray(sources.label_ids(records, classes))
     found = features.split(found_N, features.widths(network, wanted))
     source = found.pop(network.stage_names[head], None)
@@ -146,9 +142,21 @@ def _has_head(model: Model) -> bool:
     return len(model.labels) > 1 and not any(head.owns(path) for path in model.reinitialised)
 
 
-def _pass(model: Model, wanted: tuple[int, ...], config: Config, records: Records,
-          classes: tuple[str, ...]) -> tuple[np.ndarray, float]:  # fmt: skip
-    """The vectors of these stages side by side, in the order of the records; and the seconds that took."""
+def opened(ref: str, config: Config) -> Model:
+    """A checkpoint with its own head; WeightsError where it is not for the task."""
+    model = load_pretrained(ref, revision=config.model.revision, pooling=config.model.pooling, seed=config.seed,
+                            dtype=jnp.dtype(config.model.dtype), image_size=config.model.image_size or None)  # fmt: skip
+    taken = model.backbone.example()
+    if not any(INPUTS.get(name) == config.task for name in taken):
+        other = next((task for name, task in INPUTS.items() if name in taken), "another kind of")
+        raise WeightsError(ref, f"a network for {other} input", f"one for {config.task}", "look at --task")
+    return model
+
+
+def vectors(model: Model, wanted: tuple[int, ...], config: Config, records: Records,
+            classes: tuple[str, ...] | None) -> tuple[np.ndarray, float]:  # fmt: skip
+    """The vectors of these stages side by side, in the order of the records; and the seconds that took. `classes`: of
+    labelled records."""
     examples, layout = inputs.make_examples(records, model, config, classes), devices.reading(config)
     began = time.monotonic()
     step = features.make_step(model.backbone, wanted)

@@ -10,13 +10,11 @@ import numpy as np
 from tljax import trees
 from tljax.config import Config, OptimConfig
 from tljax.data import batching, pipeline, sources
-from tljax.errors import ConfigError, DataError, DivergedError
-from tljax.run import inputs, progress
-from tljax.run.predict import open_model
-from tljax.run.workdir import Workdir, read_config
+from tljax.errors import ConfigError, DataError, DivergedError, printable
+from tljax.models import Backbone
+from tljax.run import inputs, progress, remade
 from tljax.train import objectives, optim, state, step
 from tljax.transfer import testtime
-from tljax.weights import export
 from tljax.weights.load import Model
 
 METHODS = ("adabn", "tent")
@@ -32,29 +30,22 @@ def adapt(path: Path, target: str, output: Path, method: str, say: Callable[[str
       output: a new folder.
 
     Raises:
-      ConfigError: an unknown method, a network that it has nothing to do on, or the output exists.
+      ConfigError: an unknown method, a network that it has nothing to do on, a run whose adapters cannot be merged, or
+        the output exists.
       DataError, WriteError.
     """
     if method not in METHODS:
         raise ConfigError("--method", f"{method!r}", f"one of {', '.join(METHODS)}")
-    if output.exists():
-        raise ConfigError("--output", f"{output} exists", "a new folder")
-    model, c = open_model(path)
-    if c.objective != "classes" or c.task == "events":
-        raise ConfigError("--workdir", f"{path} is no classifier of texts or images", "one")
+    remade.check_new(output)
+    model, c = remade.opened(path)
     records = sources.read_records(target, c.data, c.task, labelled=False)
     examples = inputs.make_examples(records, model, c, None)
     moved = METHOD[method](c, model, examples)
     flat = trees.flatten(model.params) | moved
     change = {path: float(np.abs(np.asarray(flat[path]) - np.asarray(leaf)).mean())
               for path, leaf in trees.flatten(model.params).items() if path in moved}  # fmt: skip
-    output.mkdir(parents=True)
-    found, _ = read_config(path)
-    Workdir(output).describe(c, {**found.get("resolved", {}), "adapted": {"method": method, "target": target}})
-    card = path / "model" / "README.md"
-    export.export_hf(output / "model", params=flat, config=model.config, labels=model.labels,
-                     copy=export.companions(path / "model"), pooling=model.pooling, resize="",
-                     card=card.read_text(encoding="utf-8") if card.is_file() else "")  # fmt: skip
+    note = f"Adapted by {method} to {len(records):,} unlabelled examples of `{printable(target)}`."
+    remade.write(output, path, model, c, flat, {"adapted": {"method": method, "target": target}}, note)
     say(f"{method} on {len(records):,} examples: {len(moved)} arrays moved by {np.mean(list(change.values())):.3g} on "
         f"average; model in {output}/model")  # fmt: skip
 
@@ -71,9 +62,13 @@ def _batches(c: Config, examples: Any, epoch: int = 0) -> Iterator[dict[str, Any
 
 
 def _adabn(c: Config, model: Model, examples: Any) -> trees.Flat:
+    return _statistics(c, model.backbone, model.params, examples)
+
+
+def _statistics(c: Config, network: Backbone, params: trees.Tree, examples: Any) -> trees.Flat:
     with progress.bar("statistics of the target", len(examples)) as bar:
         batches = (batch["inputs"] for batch in _batches(c, examples))
-        return testtime.statistics(model.backbone, model.params, batches, bar.update)
+        return testtime.statistics(network, params, batches, bar.update)
 
 
 def _tent(c: Config, model: Model, examples: Any) -> trees.Flat:
@@ -92,7 +87,11 @@ def _tent(c: Config, model: Model, examples: Any) -> trees.Flat:
             if not bool(metrics["finite"]):
                 raise DivergedError("tent", "the entropy or its gradient is not finite", fix="use --method=adabn")
             bar.update(len(rows))
-    return now.trainable | now.batch_stats
+    if not now.batch_stats:
+        return now.trainable
+    # A pass moves the running statistics part of the way alone; each of its batches was normalised by its own.
+    params = trees.unflatten(trees.flatten(model.params) | now.trainable)
+    return now.trainable | _statistics(c, model.backbone, params, examples)
 
 
 METHOD = {"adabn": _adabn, "tent": _tent}

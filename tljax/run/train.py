@@ -13,6 +13,7 @@ from tljax.errors import DivergedError, WeightsError, printable
 from tljax.models.adapters import LOW_RANK
 from tljax.run import activations, adapting, devices, domains, memory, processes, publish, signals, tasks, workdir
 from tljax.run.adaptive import AdaptiveTraining
+from tljax.run.labelshift import class_shares
 from tljax.run.together import Together
 from tljax.run.training import StepCost, Training
 from tljax.run.workdir import Workdir
@@ -182,7 +183,8 @@ class _Run:
         must still be read then. And config.json first of all files: a folder without it is not taken for a run."""
         c, step = self.config, int(start.step)
         self.place.describe(c, {"model": self.model.ref, "revision": self.model.revision, "digests": self.digests,
-                                "classes": list(self.tables.classes)})  # fmt: skip
+                                "classes": list(self.tables.classes),
+                                "class_shares": class_shares(self.tables)})  # fmt: skip
         self.place.list_bad({name: list(records.bad) for name, records in self.tables.splits().items()})
         resumed = step > 0 or bool(done.history)
         if resumed:

@@ -144,11 +144,20 @@ def make_trunk(backbone: Backbone, stages: tuple[int, ...], dtype: str = "") -> 
             if at <= top < stage:
                 x, at = _apart(backbone, backbone.run(params, x, at, top), at_ML), top
             x, at = backbone.run(params, x, at, stage), stage
-            given = x if stage > top else x | mask
+            given = x | mask if stage <= top else x | {
+                leaf.name: _together(x[leaf.name], at_ML, text_RL.shape) for leaf in wanted[stage] if leaf.ragged}  # fmt: skip
             found[stage] = {leaf.name: given[leaf.name].astype(leaf.dtype) for leaf in wanted[stage]}
         return found
 
     return trunk
+
+
+def _together(value_ML: jax.Array, at_ML: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Tokens (M, L, …), a text a row -> (R, L, …), as they lie in the rows; zeros where there is none."""
+    R, L = shape
+    blank = jnp.zeros((R * L, *value_ML.shape[2:]), value_ML.dtype)
+    at = jnp.where(at_ML < 0, R * L, at_ML)  # what is out of range is dropped
+    return blank.at[at].set(value_ML, mode="drop").reshape(R, L, *value_ML.shape[2:])
 
 
 def _apart(backbone: Backbone, x: Mapping[str, jax.Array], at_ML: jax.Array) -> dict[str, jax.Array]:
