@@ -69,13 +69,21 @@ def small(tmp_path_factory) -> Path:
 
 def test_it_runs_three_steps(file, small, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if opened(f"--config={file}").task == "text":
+    config = opened(f"--config={file}")
+    if config.task == "events":
+        changes = _events(file, small)
+    elif config.task == "text":
         changes = {"model.ref": small / "bert", "data.train": small / "train.csv", "data.test": small / "test.csv",
                    "data.label_column": "label", "data.max_buckets": 1, "train.batch_size": 16}  # fmt: skip
     else:
         changes = {"model.ref": SMALL.get(file.stem, small / "vit"), "data.train": small / "photos",
                    "data.test": small / "unseen", "train.batch_size": 8, "model.image_size": 0}  # fmt: skip
-    changes |= {"data.validation": "", "data.validation_fraction": 0, "transfer.beside": "", "train.epochs": 1,
+    if config.adapt.target:
+        changes |= {"adapt.target": small / "unseen", "model.ref": config.model.ref}
+    if config.pretrain.data:
+        changes |= {"pretrain.data": changes.get("pretrain.data", changes["data.train"]), "pretrain.epochs": 1,
+                    "pretrain.batch_size": 16}  # fmt: skip
+    changes |= {"data.per_class": 0, "data.validation": "", "data.validation_fraction": 0, "transfer.beside": "", "train.epochs": 1,
                 "train.log_every_steps": 1, "train.patience": 0, "model.dropout": 0}  # fmt: skip
     overrides = [f"--config.{name}={value}" for name, value in changes.items()]
     with jax.numpy_dtype_promotion("standard"):  # as users have it; optax's cosine multiplies a float with a step
@@ -87,6 +95,16 @@ def test_it_runs_three_steps(file, small, tmp_path, capsys, monkeypatch):
     assert all(math.isfinite(line["loss"]) for line in lines if line["kind"] == "train")
     assert (tmp_path / "runs" / "w" / "model" / "model.safetensors").is_file()
     assert "tljax predict --workdir=runs/w" in shown.out
+
+
+def _events(file: Path, small: Path) -> dict[str, object]:
+    """A table with the columns that the config names, and its own parts of it."""
+    if file.stem == "fraud":
+        table = tiny.transactions(small / "transactions.npz")
+        return {"data.train": f"{table}#115..122", "data.test": f"{table}#129..136", "pretrain.data": f"{table}#..115",
+                "data.max_buckets": 1, "train.batch_size": 8}  # fmt: skip
+    table = tiny.ratings(small / "ratings.txt")
+    return {"data.train": f"{table}#:-2", "data.test": f"{table}#-1:", "data.max_buckets": 1, "train.batch_size": 8}
 
 
 def tickets(split: str) -> list[dict[str, str]]:

@@ -36,7 +36,7 @@ TRUNK = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 KEYWORDS = {"fruit": ("apple", "pear", "plum"), "metal": ("iron", "copper", "zinc"), "sky": ("cloud", "storm", "wind")}
 FILLERS = ("again", "near", "old", "see", "the", "big")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-VOCABULARY = (*SPECIAL, *FILLERS, *itertools.chain.from_iterable(KEYWORDS.values()))
+VOCABULARY = (*SPECIAL, *FILLERS, *itertools.chain.from_iterable(KEYWORDS.values()), "[MASK]")
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 40, 50)}
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": len(VOCABULARY),
@@ -75,7 +75,7 @@ def _tokenizer(path: Path) -> None:
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
     )
-    made.add_special_tokens(list(SPECIAL))
+    made.add_special_tokens([*SPECIAL, "[MASK]"])
     made.save(str(path))
 
 
@@ -113,6 +113,29 @@ def photos(folder: Path, each: int = 8, seed: int = 0) -> Path:
             noisy = np.clip(np.array(colour) + rng.normal(0, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(folder / name / f"{i}.png")
     return folder
+
+
+def transactions(path: Path, cards: int = 24, days: int = 140) -> Path:
+    """The columns of the Fraud Detection Handbook's set: a transaction of each card on most days, few of them frauds,
+    which are the large ones."""
+    rng = np.random.default_rng(0)
+    card, day = (x.reshape(-1) for x in np.meshgrid(np.arange(cards), np.arange(days), indexing="ij"))
+    keep = rng.random(len(card)) < 0.8
+    card, time = card[keep], (day[keep] * 86400 + rng.integers(0, 86400, keep.sum()))
+    amount = rng.integers(100, 10000, len(card))
+    fraud = amount > 9000
+    order = np.argsort(time, kind="stable")
+    np.savez(path, customer_id=card[order].astype(np.uint16), time_seconds=time[order].astype(np.uint32),
+             terminal_id=rng.integers(0, 9, len(card)).astype(np.uint16), amount_cents=amount[order].astype(np.uint32),
+             fraud=fraud[order].astype(np.uint8))  # fmt: skip
+    return path
+
+
+def ratings(path: Path, users: int = 24) -> Path:
+    """Lines 'user item' in order of time: each user goes round the items from one of their own."""
+    lines = [f"{user} {(user + step) % 7 + 1}" for step in range(6) for user in range(users)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def text_config(root: Path, **changes: dict[str, Any]) -> Config:

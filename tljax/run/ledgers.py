@@ -46,7 +46,7 @@ def read(c: Config) -> Read:
       DataError: see `ledger.read`; a part that is empty; training that ends later than `delay_days` before what is
         scored; a derived field that knows labels sooner than that.
     """
-    _check(c.events, c.data.label_column)
+    _check(c, c.events, c.data.label_column)
     named = {"train": c.data.train, "validation": c.data.validation, "test": c.data.test}
     raw = {name: _part(c, source) for name, source in named.items() if source}
     if "validation" not in raw and c.data.validation_fraction:
@@ -165,6 +165,9 @@ def _held_out(c: Config, train: _Part) -> dict[str, _Part]:
     """A share of the entities for validation."""
     held = parts.of_share(train.table.ledger, f"validation {c.seed}", 0.0, c.data.validation_fraction)
     split = {"train": train.asked & ~held, "validation": train.asked & held}
+    if not split["train"].any():
+        raise DataError(printable(train.source), "no entity is left to train on", "one at least",
+                        "lower --config.data.validation_fraction, or take another --config.seed")  # fmt: skip
     return {name: dataclasses.replace(train, asked=asked) for name, asked in split.items() if asked.any()}
 
 
@@ -200,8 +203,15 @@ def _fields(c: Config, vocabulary: fields.Vocabulary) -> dict[str, Any]:
 def _classes(c: Config, raw: Mapping[str, _Part]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     column = c.data.label_column
     values = {name: part.table.ledger.columns[column] for name, part in raw.items()}
+    for name, own in values.items():
+        given = own[raw[name].asked]
+        if lacks := int((given == "" if given.dtype.kind == "U" else np.isnan(given)).sum()):
+            raise DataError(printable(raw[name].source), f"{lacks:,} of {len(given):,} labels are missing",
+                            "one for each event", "leave such events out of the file")  # fmt: skip
     seen = np.unique(values["train"][raw["train"].asked])
-    classes = tuple(str(value) for value in seen.tolist())
+    # a column that a field is computed from is read as numbers: its 1.0 is the 1 of the same column elsewhere
+    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in seen.tolist()]
+    classes = tuple(map(str, whole))
     if len(classes) < 2:
         raise DataError(raw["train"].source, f"one class only ({classes[0]!r})", "at least two",
                         "look at --config.data.label_column")  # fmt: skip
@@ -213,7 +223,7 @@ def _classes(c: Config, raw: Mapping[str, _Part]) -> tuple[tuple[str, ...], dict
     return classes, ids
 
 
-def _check(e: EventsConfig, label: str) -> None:
+def _check(c: Config, e: EventsConfig, label: str) -> None:
     if not e.entity or not e.fields:
         raise ConfigError("--config.events", "no entity or no fields", "the columns of an event table: "
                           "--config.events.entity and .fields")  # fmt: skip
@@ -224,8 +234,13 @@ def _check(e: EventsConfig, label: str) -> None:
         )
     if len(set(names)) < len(names):
         raise ConfigError("--config.events.fields", "a name stands there twice", "each field once")
-    if e.item and e.item not in dict(e.fields):
-        raise ConfigError("--config.events.item", f"{e.item!r}", f"one of the fields {', '.join(dict(e.fields))}")
+    categories = [name for name, kind in e.fields if kind == "category"]
+    if (e.item or c.objective == "item") and e.item not in categories:
+        raise ConfigError("--config.events.item", f"{e.item!r}", f"one of the categories {', '.join(categories)}")
+    if odd := [name for name in e.foretold.split("|") if name and name not in names]:
+        raise ConfigError("--config.events.foretold", f"{odd[0]!r}", f"some of the fields {', '.join(names)}")
+    if c.objective == "classes" and label in dict(e.fields):
+        raise ConfigError("--config.events.fields", f"{label!r} is the label", "what is known without it")
     if not e.time and (e.derived or {kind for _, kind in e.fields} & {"delta", "hour", "weekday"}):
         raise ConfigError("--config.events.time", "none, and fields that need it", "the column of the time")
     if leaks := [name for name, _, column, _, _, delay in e.derived if column == label and delay < e.delay_days]:

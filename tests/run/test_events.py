@@ -1,0 +1,274 @@
+"""Runs on event tables: pretrained from random values, fine-tuned on few layers, resumed, and opened again."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pages
+import pytest
+import tiny
+
+import tljax
+from tljax import trees
+from tljax.config import (
+    Config,
+    DataConfig,
+    DeviceConfig,
+    EventsConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    TransferConfig,
+)
+from tljax.evaluate.predict import outputs
+from tljax.run import inputs, ledgers, tasks
+from tljax.run.train import train
+from tljax.train.step import make_eval_step
+from tljax.weights.load import load_pretrained
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+# 64 wide: XLA unrolls the products of narrower networks and takes longer to compile them.
+NETWORK = {"model_type": "tljax_events", "n_embd": 64, "n_head": 2, "n_layer": 2, "n_inner": 64, "n_positions": 24,
+           "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.1}  # fmt: skip
+SHOPS = "abcde"
+
+
+def table(path: Path, cards: int = 40, events: int = 18, seed: int = 0) -> Path:
+    """Events whose shop follows the one before, mostly; a label is 1 where the shop before it was "a"."""
+    rng, rows = np.random.default_rng(seed), []
+    for card in range(cards):
+        shop, when = int(rng.integers(5)), float(rng.integers(0, 86400))
+        for _ in range(events):
+            before = shop
+            shop = (shop + 1) % 5 if rng.random() < 0.9 else int(rng.integers(5))
+            rows.append([f"c{card}", when, SHOPS[shop], round(float(rng.exponential(10)), 2), int(before == 0)])
+            when += float(rng.integers(3600, 90000))
+    return tiny.table(path, rows, ("card", "time", "shop", "amount", "label"))
+
+
+def config(root: Path, objective: str, **changes: Any) -> Config:
+    if not (root / "network").exists():
+        (root / "network").mkdir(parents=True)
+        (root / "network" / "config.json").write_text(json.dumps(NETWORK))
+        table(root / "events.csv")
+    file = root / "events.csv"
+    made = Config(
+        task="events",
+        objective=objective,
+        model=ModelConfig(ref=str(root / "network")),
+        data=DataConfig(train=f"{file}#:-6", validation=f"{file}#-6:-3", test=f"{file}#-3:", max_length=16,
+                        max_buckets=1),
+        events=EventsConfig(entity="card", time="time", fields=(("shop", "category"), ("amount", "number")),
+                            item="shop", foretold="shop", bins=8, context=8),
+        transfer=TransferConfig(strategy="scratch"),
+        optim=OptimConfig(learning_rate=5e-3, warmup_fraction=0.1),
+        train=TrainConfig(batch_size=10, eval_batch_size=16, epochs=10, log_every_steps=1, best_metric="loss"),
+        device=DeviceConfig(count=1),
+    )  # fmt: skip
+    return tiny.changed(made, **changes)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("events")
+
+
+@pytest.fixture(scope="module")
+def pretrained(root) -> tiny.Run:
+    return tiny.run(root, root / "pretrained", config(root, "next"))
+
+
+def downstream(root: Path, ref: Path, **changes: Any) -> Config:
+    made = config(root, "classes", model={"ref": str(ref)}, transfer={"strategy": "last_k", "k": 1},
+                  train={"epochs": 6, "best_metric": "average_precision"})  # fmt: skip
+    return tiny.changed(made, **changes)
+
+
+@pytest.fixture(scope="module")
+def finetuned(root, pretrained) -> tiny.Run:
+    return tiny.run(root, root / "finetuned", downstream(root, pretrained.path))
+
+
+@pytest.fixture(scope="module")
+def ranking(root) -> tiny.Run:
+    return tiny.run(root, root / "ranking", config(root, "item", train={"best_metric": "ndcg_10"}))
+
+
+def test_the_next_event_is_foretold(pretrained):
+    """Nine of ten shops follow the one before; a guess is right once in five."""
+    scores = pretrained.result.scores
+    assert pretrained.result.split == "test"
+    assert scores.n == 3 * 40
+    assert scores.fields.keys() == {"shop"}
+    assert scores.accuracy > 0.8
+    assert scores.loss < 0.8  # log 5 = 1.61 by chance, 0.39 for who knows the rule
+    losses = [line["loss"] for line in pretrained.history("train")]
+    assert np.mean(losses[-4:]) < 0.6 * losses[0]
+
+
+def test_the_next_item_is_ranked(ranking):
+    scores = ranking.result.scores
+    assert scores.n == 3 * 40
+    assert scores.hit_rate_1 > 0.8
+    assert scores.hit_rate_10 == 1.0  # of five
+    assert ranking.result.validation == pytest.approx(max(line["ndcg_10"] for line in ranking.history("evaluation")))
+
+
+def test_classes_are_learned_on_what_was_pretrained(finetuned, pretrained):
+    scores = finetuned.result.scores
+    truth = finetuned.done.tables.test.labels[finetuned.done.tables.test.asked]
+    assert 0.5 < 1 - truth.mean() < 0.9
+    assert scores.accuracy > 0.95  # 0.8 for who always says no
+    assert scores.more["average_precision"] > 0.85  # 0.2 by chance
+    assert scores.summary().keys() >= {"roc_auc", "average_precision", "card_precision_100"}
+    assert finetuned.done.tables.classes == ("0", "1")
+    assert "last_k, k = 1" in finetuned.said
+    assert "from random values: score/bias, score/kernel" in finetuned.said
+    assert "not used from the checkpoint: next.bias, next.weight" in finetuned.said
+    was, now = (load_pretrained(str(run.path / "model"), task=task) for run, task in
+                ((pretrained, "language"), (finetuned, "classification")))  # fmt: skip
+    before, after = (trees.digests(trees.flatten(model.params)) for model in (was, now))
+    same = {path for path in after if before.get(path) == after[path]}
+    trained = {path for path in after if path.startswith(("transformer/h/1/", "transformer/ln_f/", "score/"))}
+    assert same == after.keys() - trained
+
+
+RUNS = ["pretrained", "finetuned", "ranking"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_a_run_leaves(request, name):
+    run = request.getfixturevalue(name)
+    assert {p.name for p in (run.path / "model").iterdir()} == {
+        "README.md", "config.json", "events.json", "model.safetensors"}  # fmt: skip
+    page = pages.read((run.path / "report.html").read_text(encoding="utf-8"))
+    assert run.result.strategy in page.shown
+    (final,) = run.history("final")
+    shown = [value for name, value in final.items() if name in ("accuracy", "ndcg_10")]
+    assert shown
+    assert all(f"{value:.3f}" in page.shown for value in shown)
+    assert (run.path / "confusion.png").exists() == (name == "finetuned")
+    known = run.done.tables.files["events.json"]
+    assert (run.path / "model" / "events.json").read_text(encoding="utf-8") == known
+    fields = json.loads((run.path / "model" / "config.json").read_text())
+    assert fields["model_type"] == "tljax_events"
+    assert fields["fields"] == [["shop", 7, False], ["amount", 2 + 8, True]]
+    assert fields["answers"] == {"pretrained": "next", "finetuned": "each", "ranking": "item"}[name]
+    card = (run.path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "AutoModel" not in card  # transformers has no such network
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_exported_model_answers_as_the_run_did(request, name):
+    """Opened from its folder, without kept activations: those of the run come from rows that hold several sequences."""
+    run = request.getfixturevalue(name)
+    c = dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, ref=str(run.path)))
+    tables = inputs.read(c)
+    labels = {"labels": tables.classes} if tables.classes else {"task": "language"}
+    model = load_pretrained(str(run.path), **labels, fields=tables.fields)
+    assert (model.reinitialised, model.dropped) == ((), ())
+    assert trees.digests(trees.flatten(model.params)) == trees.digests(trees.flatten(run.done.params))
+    examples = inputs.make_examples(tables.test, model, c, tables.classes)
+    task = tasks.of(c, model.config, tables.classes, inputs.make_examples(tables.train, model, c, tables.classes))
+    found = outputs(make_eval_step(model.backbone, 0, task.objective), model.params, examples, 16)
+    np.testing.assert_allclose(found, run.done.probs, rtol=1e-3, atol=1e-4)  # sums over rows of another length
+    again, was = task.score(examples, found).summary(), run.result.scores.summary()
+    assert again.keys() == was.keys()
+    for score, value in was.items():
+        assert again[score] == pytest.approx(value, rel=1e-4), score
+
+
+def test_a_run_goes_on_from_what_is_kept_of_the_frozen_layers(finetuned, root, pretrained):
+    """The same scores with the cache off."""
+    assert "frozen" in finetuned.said
+    off = tiny.run(root, root / "uncached", downstream(root, pretrained.path, cache={"mode": "off"}))
+    np.testing.assert_allclose(off.done.probs, finetuned.done.probs, atol=2e-3)  # other sums in each of 24 steps
+    assert off.result.scores.accuracy == finetuned.result.scores.accuracy
+
+
+@pytest.mark.parametrize("answers", ["each", "last"])
+@pytest.mark.parametrize("strategy", ["feature_extraction", "lora"])
+def test_other_strategies_run(root, pretrained, tmp_path, strategy, answers):
+    c = downstream(root, pretrained.path, transfer={"strategy": strategy}, train={"epochs": 1, "best_metric": "loss"},
+                   events={"answers": answers}, adapter={"rank": 2})  # fmt: skip
+    run = tiny.run(root, tmp_path / "w", c)
+    assert run.result.scores.n == (120 if answers == "each" else 40)
+    assert np.isfinite(run.result.scores.loss)
+    assert ledgers.known(str(run.path), "").to_json() == pretrained.done.tables.files["events.json"]
+
+
+def test_a_second_start_changes_nothing(finetuned, tmp_path):
+    path = tiny.copied(finetuned.path, tmp_path / "w")
+    before = (path / "model" / "model.safetensors").read_bytes()
+    result = train(finetuned.config, path, lambda text: None)
+    assert result.scores.summary() == finetuned.result.scores.summary()
+    assert (path / "model" / "model.safetensors").read_bytes() == before
+
+
+# A real process and a real SIGKILL, as in laws/test_resume.py; few events, so that it is soon over.
+TIMEOUT_S = 240.0
+
+
+def command(root: Path, workdir: Path) -> list[str]:
+    return [sys.executable, "-m", "tljax", "train", f"--config={root}/config.py", f"--workdir={workdir}"]
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "OPENBLAS_NUM_THREADS": "1",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_COMPILATION_CACHE_DIR": str(root / "jax"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "TLJAX_CACHE": str(root / "cache"),
+            "PYTHONPATH": str(Path(tljax.__file__).parents[1])}  # fmt: skip
+
+
+def steps(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of the log, but for what the clock decides; a line that is being written is none."""
+    found = []
+    file = workdir / "metrics.jsonl"
+    for line in file.read_text(errors="replace").splitlines() if file.exists() else []:
+        try:
+            found.append({key: value for key, value in json.loads(line).items() if key != "examples_per_s"})
+        except ValueError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("name", ["scratch, next", "last_k, classes"])
+def test_killed_and_resumed_it_ends_bit_identical(root, pretrained, tmp_path, name):
+    short = {"epochs": 3, "save_every_steps": 2}
+    c = config(root, "next", train=short)
+    if name == "last_k, classes":
+        c = downstream(root, pretrained.path, train=short, model={"dropout": 0.2})
+    tiny.config_file(tmp_path / "config.py", c)
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    env, log = environment(root), open(tmp_path / "log", "ab")  # noqa: SIM115
+    with log:
+        options = {"env": env, "stdout": log, "stderr": log}
+        assert subprocess.run(command(tmp_path, alone), **options, timeout=TIMEOUT_S).returncode == 0
+        process, end = subprocess.Popen(command(tmp_path, killed), **options), time.monotonic() + TIMEOUT_S
+        while not any(line["kind"] == "train" and line["step"] >= 5 for line in steps(killed)):
+            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(TIMEOUT_S) == -signal.SIGKILL
+        assert not (killed / "model").exists()
+        assert subprocess.run(command(tmp_path, killed), **options, timeout=TIMEOUT_S).returncode == 0
+    assert "going on from step " in (tmp_path / "log").read_text()
+    assert steps(killed) == steps(alone)
+    weights = [(place / "model" / "model.safetensors").read_bytes() for place in (killed, alone)]
+    assert weights[0] == weights[1]
+
+
+def test_the_shipped_architecture_takes_these_events(root, tmp_path):
+    shipped = Path(__file__).resolve().parents[2] / "configs" / "models" / "events"
+    c = config(root, "next", model={"ref": str(shipped)}, train={"epochs": 1})
+    run = tiny.run(root, tmp_path / "w", c)
+    assert np.isfinite(run.result.scores.loss)
+    assert run.history("train")[-1]["loss"] < run.history("train")[0]["loss"]
