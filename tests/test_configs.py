@@ -83,8 +83,8 @@ def test_it_runs_three_steps(file, small, tmp_path, capsys, monkeypatch):
     if config.pretrain.data:
         changes |= {"pretrain.data": changes.get("pretrain.data", changes["data.train"]), "pretrain.epochs": 1,
                     "pretrain.batch_size": 16}  # fmt: skip
-    changes |= {"data.per_class": 0, "data.validation": "", "data.validation_fraction": 0, "transfer.beside": "", "train.epochs": 1,
-                "train.log_every_steps": 1, "train.patience": 0, "model.dropout": 0}  # fmt: skip
+    changes |= {"data.per_class": 0, "data.validation": "", "data.validation_fraction": 0, "transfer.beside": "",
+                "train.epochs": 1, "train.log_every_steps": 1, "train.patience": 0, "model.dropout": 0}  # fmt: skip
     overrides = [f"--config.{name}={value}" for name, value in changes.items()]
     with jax.numpy_dtype_promotion("standard"):  # as users have it; optax's cosine multiplies a float with a step
         code = cli.main(["train", f"--config={file}", "--workdir=runs/w", *overrides])

@@ -49,9 +49,9 @@ def test_verdict(results, sentence):
 def test_render():
     lines = beside.render([result(LAST, 0.95, 100), result(SCRATCH, 0.0, 100)]).splitlines()
     assert lines == [
-        "strategy                                   accuracy  95 % interval   macro-F1  train s  eval s",
-        "last_k, k = 2                                 0.950  0.888 … 0.978      0.950       12       2",
-        "scratch                                       0.000  0.000 … 0.037      0.000       12       2",
+        "strategy                                    accuracy  95 % interval  macro-F1  train s  eval s",
+        "last_k, k = 2                                  0.950  0.888 … 0.978     0.950       12       2",
+        "scratch                                        0.000  0.000 … 0.037     0.000       12       2",
     ]
     long = beside.render(
         [result(f"{LAST}, layer_decay = 0.8, head_factor = 30, l2sp = 0.01", 0.5), result(SCRATCH, 0.5)]

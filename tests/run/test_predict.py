@@ -223,12 +223,12 @@ def test_show_prints_the_freeze_table(text_run):
     own = [line.split() for line in text_run.done.freeze_table.splitlines() if "layer" in line or "embed" in line]
     lines = [line.split() for line in shown.splitlines()]
     assert all(row in lines for row in own)
-    assert "bert, 73,730 parameters" in shown  # two labels
+    assert "bert, 73,794 parameters" in shown  # two labels
     assert "strategy last_k, k = 1" in shown
     assert "2 labels, pooling pooler" in shown
     finished = show.show(str(text_run.path), "feature_extraction")
     assert "3 labels, pooling mean" in finished
-    assert "embeddings          2,496       frozen" in finished
+    assert "embeddings          2,560       frozen" in finished
 
 
 def test_show_refuses_what_the_network_has_not(text_run):

@@ -32,8 +32,13 @@ def _train(arguments: list[str]) -> None:
     if sentence := beside.verdict(results):
         print(f"\n{sentence}")
     workdir = values["workdir"].value
-    print(f"\nmodel    {results[0].model}\nreport   {workdir}/report.html\npicture  {workdir}/confusion.png\nnext     "
-          f"tljax predict --workdir={workdir} --input=FILE --output=predictions.csv")  # fmt: skip
+    print(f"\nmodel    {results[0].model}\nreport   {workdir}/report.html")
+    if config.objective == "classes":
+        print(f"picture  {workdir}/confusion.png")
+    if config.objective in ("classes", "item"):
+        print(f"next     tljax predict --workdir={workdir} --input=FILE --output=predictions.csv")
+    else:
+        print(f"next     fine-tune it: --config.model.ref={workdir}")
 
 
 def _compare(arguments: list[str]) -> None:

@@ -15,9 +15,15 @@ def _eval(arguments: list[str]) -> None:
     values = flags.parse("eval", arguments, {"workdir": None, "data": ""})
     flags.quiet()
     from tljax.evaluate import metrics
-    from tljax.run import predict
+    from tljax.run import predict, sequences, tasks, workdir
 
-    scores, source = predict.evaluate(Path(values["workdir"].value), values["data"].value)
+    path = Path(values["workdir"].value)
+    _, config = workdir.read_config(path)
+    if sequences.needed(config):
+        found, source = sequences.evaluate(path, config, values["data"].value)
+        print(f"{source}: {tasks.shown(found)}, {found.n:,} answers")
+        return
+    scores, source = predict.evaluate(path, values["data"].value)
     print(metrics.table(scores))
     print(f"\n{source}: accuracy {metrics.shown(scores.accuracy)}, macro-F1 {metrics.shown(scores.macro_f1)}, "
           f"loss {metrics.shown(scores.loss)}, {scores.n:,} examples")  # fmt: skip
@@ -27,10 +33,17 @@ def _predict(arguments: list[str]) -> None:
     names = {"workdir": None, "input": None, "output": None, "label_shift": "", "labelled": ""}
     values = flags.parse("predict", arguments, names)
     flags.quiet()
-    from tljax.run import predict
+    from tljax.run import predict, sequences, workdir
 
-    count = predict.predict(Path(values["workdir"].value), values["input"].value, Path(values["output"].value),
-                            label_shift=values["label_shift"].value, labelled=values["labelled"].value)  # fmt: skip
+    path, source, output = (Path(values["workdir"].value), values["input"].value, Path(values["output"].value))
+    _, config = workdir.read_config(path)
+    if sequences.needed(config):
+        if shift := values["label_shift"].value:
+            raise ConfigError("--label_shift", f"{shift!r} with a model that is no classifier of texts or images")
+        count = sequences.predict(path, config, source, output)
+    else:
+        count = predict.predict(path, source, output, label_shift=values["label_shift"].value,
+                                labelled=values["labelled"].value)  # fmt: skip
     print(f"{count:,} predictions in {values['output'].value}")
 
 

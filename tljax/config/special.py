@@ -53,9 +53,9 @@ class EventsConfig:
     least: int = setting(1, "how often a category has to occur in training to get an id of its own", check=number(1))
     context: int = setting(32, "events before one that is asked about that are always seen with it, where there are so "
                                "many", "events", number(0, 65536))  # fmt: skip
-    delay_days: float = setting(0.0, "time that has to lie between training and what is scored: until then its labels "
-                                     "are not known", "days", number(0, 36500))  # fmt: skip
-    known_left_out: bool = setting(True, "two classes, each event: entities known to be of the second class by then, as "
+    delay_days: float = setting(0.0, "time that has to lie between training and what is scored: until then its labels are "
+                                     "not known", "days", number(0, 36500))  # fmt: skip
+    known_left_out: bool = setting(True, "two classes, each event: entities known to be of the second class then, as "
                                          "blocked cards, are not scored")  # fmt: skip
     entities: tuple[float, float] = setting((0.0, 1.0), "share of the entities that is used, from and to, in an order "
                                                         "drawn by their names", check=share)  # fmt: skip

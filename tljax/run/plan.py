@@ -216,8 +216,8 @@ def planner(config: Config, topology: str, classes: int, data: Mapping[str, Any]
     length = models.max_tokens(fields, config.data.max_length) if config.task != "image" else 0
     if config.parallel == "fsdp" and layout.divided:
         network = dataclasses.replace(network, gather=layout.everywhere)
-    return Planner(config, network, objective, str(fields["model_type"]), shapes, max(planned, key=breadth), layout, topology,
-                   length)  # fmt: skip
+    broadest = max(planned, key=breadth)
+    return Planner(config, network, objective, str(fields["model_type"]), shapes, broadest, layout, topology, length)
 
 
 def render(plan: Plan) -> str:

@@ -91,7 +91,7 @@ def soup(path: Path, strategy: str, output: Path | None = None, say: Say = print
     if output is not None:
         how = {"soup": {"comparison": str(path), "strategy": strategy, "models": taken}}
         note = f"A model soup: the mean of {len(taken)} models that differ in their seeds ({', '.join(taken)})."
-        remade.write(output, places[taken[0]], model, c, uniform, how, note)
+        remade.write(output, places[taken[0]], model, c, best, how, note)
     return text
 
 

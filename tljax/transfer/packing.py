@@ -144,8 +144,8 @@ def make_trunk(backbone: Backbone, stages: tuple[int, ...], dtype: str = "") -> 
             if at <= top < stage:
                 x, at = _apart(backbone, backbone.run(params, x, at, top), at_ML), top
             x, at = backbone.run(params, x, at, stage), stage
-            given = x | mask if stage <= top else x | {
-                leaf.name: _together(x[leaf.name], at_ML, text_RL.shape) for leaf in wanted[stage] if leaf.ragged}  # fmt: skip
+            apart = [leaf.name for leaf in wanted[stage] if leaf.ragged and stage > top]
+            given = x | {name: _together(x[name], at_ML, text_RL.shape) for name in apart} | (mask if stage <= top else {})
             found[stage] = {leaf.name: given[leaf.name].astype(leaf.dtype) for leaf in wanted[stage]}
         return found
 
