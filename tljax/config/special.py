@@ -51,8 +51,8 @@ class EventsConfig:
                            check=one_of("each", "last"))  # fmt: skip
     bins: int = setting(32, "of a number, as many quantiles of the training events", check=number(2, 4096))
     least: int = setting(1, "how often a category has to occur in training to get an id of its own", check=number(1))
-    context: int = setting(32, "events before one that is asked about that are always seen with it, where there are so "
-                               "many", "events", number(0, 65536))  # fmt: skip
+    context: int = setting(32, "before an event that is asked about, so many are always seen with it", "events",
+                           number(0, 65536))  # fmt: skip
     delay_days: float = setting(0.0, "time that has to lie between training and what is scored: until then its labels are "
                                      "not known", "days", number(0, 36500))  # fmt: skip
     known_left_out: bool = setting(True, "two classes, each event: entities known to be of the second class then, as "

@@ -144,8 +144,9 @@ def _has_head(model: Model) -> bool:
 
 def opened(ref: str, config: Config) -> Model:
     """A checkpoint with its own head; WeightsError where it is not for the task."""
-    model = load_pretrained(ref, revision=config.model.revision, pooling=config.model.pooling, seed=config.seed,
-                            dtype=jnp.dtype(config.model.dtype), image_size=config.model.image_size or None)  # fmt: skip
+    own = config.model
+    model = load_pretrained(ref, revision=own.revision, pooling=own.pooling, seed=config.seed,
+                            dtype=jnp.dtype(own.dtype), image_size=own.image_size or None)  # fmt: skip
     taken = model.backbone.example()
     if not any(INPUTS.get(name) == config.task for name in taken):
         other = next((task for name, task in INPUTS.items() if name in taken), "another kind of")

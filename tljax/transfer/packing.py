@@ -145,7 +145,8 @@ def make_trunk(backbone: Backbone, stages: tuple[int, ...], dtype: str = "") -> 
                 x, at = _apart(backbone, backbone.run(params, x, at, top), at_ML), top
             x, at = backbone.run(params, x, at, stage), stage
             apart = [leaf.name for leaf in wanted[stage] if leaf.ragged and stage > top]
-            given = x | {name: _together(x[name], at_ML, text_RL.shape) for name in apart} | (mask if stage <= top else {})
+            given = x | {name: _together(x[name], at_ML, text_RL.shape) for name in apart}
+            given |= mask if stage <= top else {}
             found[stage] = {leaf.name: given[leaf.name].astype(leaf.dtype) for leaf in wanted[stage]}
         return found
 
