@@ -5,12 +5,13 @@ import os
 
 import jax
 import numpy as np
-from cases import CLASSES, batch_of, make_case
+from cases import CLASSES, OBJECTIVES, batch_of, make_case
 
 from tljax import mesh, models, trees
 from tljax.config import OptimConfig
+from tljax.models import paired
 from tljax.models.adapters import Adapter
-from tljax.train import optim, state, step
+from tljax.train import objectives, optim, state, step
 from tljax.transfer import adapters, freeze
 
 EVERY = os.environ.get("TLJAX_EVERY_LAYOUT") == "1"  # the whole grid, which takes 20 minutes; else what differs in kind
@@ -28,6 +29,7 @@ class Setup:
     params: trees.Tree
     plan: freeze.FreezePlan
     optim: OptimConfig
+    objective: objectives.Objective = objectives.CLASSIFICATION
 
     def run(self, layout: mesh.Layout, batches: list, accumulate: int = 1) -> tuple[np.ndarray, trees.Flat]:
         """The losses of steps on batches, and what trained."""
@@ -36,7 +38,7 @@ class Setup:
             network = dataclasses.replace(network, gather=layout.everywhere)
         optimizer, held = optim.make(self.optim, self.plan, STEPS), layout.held(ROWS, accumulate)
         taken = step.make_train_step(network, self.plan, optimizer, optim.schedule(self.optim, STEPS), layout=layout,
-                                     accumulate=accumulate)  # fmt: skip
+                                     accumulate=accumulate, objective=self.objective)  # fmt: skip
         now = layout.put(state.create(self.params, self.plan, optimizer, jax.random.key(7)))
         losses = []
         for batch in batches:
@@ -47,8 +49,11 @@ class Setup:
 
 
 def setup(family: str, strategy: str) -> Setup:
-    if family == "resnet":
+    objective: objectives.Objective = OBJECTIVES.get(family, objectives.CLASSIFICATION)
+    if family in ("resnet", "dann"):
         network = models.build(RESNET, num_labels=CLASSES, dropout=0.0)
+        if family == "dann":
+            network, objective = paired.paired(network, "dann", 16), objectives.Adaptation("dann", 1.0, STEPS)
         flat = network.init(jax.random.key(1))
     else:
         case = make_case(family, "full", dropout=0.0)
@@ -57,17 +62,19 @@ def setup(family: str, strategy: str) -> Setup:
         network = adapters.adapted(network, Adapter("lora", rank=4), family)
         flat = trees.flatten(adapters.start(network, trees.unflatten(flat), jax.random.key(2)))
     plan = freeze.plan(network, strategy, **({"k": 1} if strategy == "last_k" else {}))
-    return Setup(network, trees.unflatten(flat), plan, SLOW if family == "resnet" else SGD)
+    slow = family in ("resnet", "dann")
+    return Setup(network, trees.unflatten(flat), plan, SLOW if slow else SGD, objective)
 
 
 def batches(family: str, seed: int = 0) -> list:
     """Batches with rows that are padding, unequally among devices."""
-    made = []
+    made: list = []
     for i in range(STEPS):
-        if family == "resnet":
+        if family in ("resnet", "dann"):
             rng = np.random.default_rng([seed, i])
+            names = ("pixel_values", "target/pixel_values")[: 1 + (family == "dann")]
             batch = {
-                "inputs": {"pixel_values": rng.normal(size=(ROWS, 32, 32, 3)).astype(np.float32)},
+                "inputs": {name: rng.normal(size=(ROWS, 32, 32, 3)).astype(np.float32) for name in names},
                 "labels": rng.integers(0, CLASSES, ROWS).astype(np.int32),
                 "weights": np.ones(ROWS, np.float32),
             }

@@ -26,9 +26,9 @@ from tljax.train import collectives, cost, optim, state, step
 def grid() -> list[tuple[str, str, str, int, int]]:
     """(family, strategy, parallel, devices, accumulate)."""
     if EVERY:
-        return [(family, strategy, mode, count, times) for family in ("bert", "vit", "resnet")
+        return [(family, strategy, mode, count, times) for family in ("bert", "vit", "resnet", "events-each", "dann")
                 for strategy in ("full", "last_k", "feature_extraction", "bitfit", "lora")
-                if (family, strategy) != ("resnet", "lora")
+                if strategy != "lora" or family in ("bert", "vit")
                 for mode in mesh.MODES for count in (2, 4, 8) for times in (1, 2)]  # fmt: skip
     return [
         ("bert", "full", "data", 8, 1), ("bert", "full", "data", 2, 2), ("bert", "full", "fsdp", 8, 1),
@@ -37,6 +37,8 @@ def grid() -> list[tuple[str, str, str, int, int]]:
         ("vit", "full", "data", 8, 1), ("vit", "feature_extraction", "data", 8, 1), ("vit", "last_k", "pmap", 8, 1),
         ("resnet", "full", "data", 8, 1), ("resnet", "full", "fsdp", 4, 1), ("resnet", "full", "pmap", 8, 1),
         ("resnet", "full", "data", 2, 2), ("resnet", "last_k", "data", 4, 1),
+        ("events-each", "full", "data", 8, 1), ("events-next", "last_k", "fsdp", 4, 1),
+        ("events-item", "full", "pmap", 4, 1), ("bert-masked", "full", "data", 4, 2), ("dann", "full", "data", 8, 1),
     ]  # fmt: skip
 
 

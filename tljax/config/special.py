@@ -53,8 +53,8 @@ class EventsConfig:
     least: int = setting(1, "how often a category has to occur in training to get an id of its own", check=number(1))
     context: int = setting(32, "before an event that is asked about, so many are always seen with it", "events",
                            number(0, 65536))  # fmt: skip
-    delay_days: float = setting(0.0, "time that has to lie between training and what is scored: until then its labels are "
-                                     "not known", "days", number(0, 36500))  # fmt: skip
+    delay_days: float = setting(0.0, "time between training and what is scored, until which its labels are not known",
+                                "days", number(0, 36500))  # fmt: skip
     known_left_out: bool = setting(True, "two classes, each event: entities known to be of the second class then, as "
                                          "blocked cards, are not scored")  # fmt: skip
     entities: tuple[float, float] = setting((0.0, 1.0), "share of the entities that is used, from and to, in an order "
