@@ -40,9 +40,9 @@ class Done:
         return {name.strip(): [float(first), float(second)] for name, first, second in found}
 
 
-def finished(root: Path, name: str, *others: str, **model) -> Done:
+def finished(root: Path, name: str, **model) -> Done:
     config = tiny.text_config(root, train={"epochs": 3}, model=model)
-    compare.compare(config, root / "w", ",".join([name, *others]), SEEDS, say=lambda text: None)
+    compare.compare(config, root / "w", name, SEEDS, say=lambda text: None)
     folder = root / "w" / compare.folder(name)
     models = {f"seed {seed}": trees.flatten(load_pretrained(str(folder / f"seed_{seed}" / "model")).params)
               for seed in range(SEEDS)}  # fmt: skip
@@ -53,7 +53,7 @@ def finished(root: Path, name: str, *others: str, **model) -> Done:
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory, compiled_once) -> Done:
     """Each seed draws its own head."""
-    return finished(tmp_path_factory.mktemp("apart"), NAME, "scratch:train.epochs=1")
+    return finished(tmp_path_factory.mktemp("apart"), NAME)
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +169,12 @@ def test_why_a_soup_is_worse(apart, uniform, own, words):
 
 
 def test_what_is_refused(apart, tmp_path):
-    def held(value) -> Path:
-        path = tiny.copied(apart.path, tmp_path / f"w{value}")
+    def changed(section: str, name: str, value: str | float) -> Path:
+        """A copy whose runs say another setting."""
+        path = tiny.copied(apart.path, tmp_path / name)
         for file in path.glob("*/*/config.json"):
             told = json.loads(file.read_text())
-            told["config"]["data"] |= value
+            told["config"][section][name] = value
             file.write_text(json.dumps(told))
         return path
 
@@ -186,18 +187,13 @@ def test_what_is_refused(apart, tmp_path):
     broken.mkdir()
     (broken / "compare.json").write_text("[]")
     rows = [
-        (
-            apart.path,
-            "head",
-            ConfigError,
-            f"--strategy: 'head'; expected one with two seeds or more, of {NAME}, scratch",
-        ),
+        (apart.path, "head", ConfigError, f"--strategy: 'head'; expected one with two seeds or more, of {NAME}."),
         (one, NAME, ConfigError, "of which 1 seed is finished"),
-        (apart.path, "scratch:train.epochs=1", ConfigError, "no weight in common to start from"),
+        (changed("transfer", "strategy", "scratch"), NAME, ConfigError, "no weight in common to start from"),
         (apart.root / "out", NAME, DataError, "no compare.json"),
         (broken, NAME, WriteError, "no comparison"),
-        (held({"validation_fraction": 0.0}), NAME, ConfigError, "held out no validation data to choose by"),
-        (held({"test": ""}), NAME, DataError, "names no test data"),
+        (changed("data", "validation_fraction", 0.0), NAME, ConfigError, "held out no validation data to choose by"),
+        (changed("data", "test", ""), NAME, DataError, "names no test data"),
     ]
     for path, strategy, kind, words in rows:
         with pytest.raises(kind) as caught:
