@@ -8,7 +8,8 @@ from tljax.train.objectives import Classification
 
 
 @pytest.mark.parametrize(("k", "weighted"), [(2, False), (4, True)])
-def test_micro_batches_equal_the_batch(row, strategy, k, weighted):
+def test_micro_batches_equal_the_batch(pair, k, weighted):
+    row, strategy = pair
     # SGD, because Adam divides rounding noise by itself; tolerance for another order of summation.
     case = make_case(row, strategy, name="sgd", dropout=0.0, clip_norm=0.1)
     batch = batch_of(row, 8)

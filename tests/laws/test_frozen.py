@@ -24,7 +24,8 @@ def apply(optimizer: optax.GradientTransformation, grads, trainable):
     return move(grads, trainable)
 
 
-def test_frozen_is_frozen_and_the_rest_moves(row, strategy):
+def test_frozen_is_frozen_and_the_rest_moves(pair):
+    row, strategy = pair
     only_the_trainable_moves(make_case(row, strategy))
 
 
@@ -67,15 +68,17 @@ def test_stages_below_the_lowest_trainable_one_run_in_eval_mode(row, strategy):
     assert float(metrics["loss"]) != pytest.approx(float(loss(train=True)), rel=1e-3)  # else this test shows nothing
 
 
-def test_no_optimizer_memory_for_frozen_leaves(row, strategy):
+def test_no_optimizer_memory_for_frozen_leaves(pair):
+    row, strategy = pair
     case = make_case(row, strategy)
     trainable = sum(leaf.size for leaf in case.state().trainable.values())
     moments = [leaf for leaf in jax.tree.leaves(case.state().opt_state) if leaf.ndim]
     assert sum(leaf.nbytes for leaf in moments) == 2 * 4 * trainable
 
 
-def test_frozen_gradients_influence_neither_clip_nor_norm(row, strategy):
+def test_frozen_gradients_influence_neither_clip_nor_norm(pair):
     """The update equals the one from a gradient that was never taken for the frozen part."""
+    row, strategy = pair
     case = make_case(row, strategy, name="sgd", dropout=0.0, clip_norm=0.01)  # Adam would divide by rounding noise
     batch = batch_of(row, 4)
     now = case.state()

@@ -17,7 +17,8 @@ def same(a, b) -> bool:
     )
 
 
-def test_every_strategy(row, strategy):
+def test_every_strategy(pair):
+    row, strategy = pair
     case = make_case(row, strategy)
     trainable, frozen = freeze.split(case.params, case.plan)
     assert same(trees.unflatten(trees.join(trainable, frozen)), case.params)
