@@ -104,6 +104,12 @@ def test_a_word_that_is_too_long_is_cut():
     assert {frozenset(asked(own, 0, seed, 6)) for seed in range(9)} == {frozenset({1, 2})}
 
 
+def test_a_word_that_fits_goes_before_one_that_does_not():
+    own = MaskedExamples(Ragged(np.array([BEGIN, 10, 41, 42, 43, 11, 44, END], np.int32), np.array([0, 8])), str, PAD,
+                         WORDS, 0.4, True)  # fmt: skip
+    assert {frozenset(asked(own, 0, seed, 8)) for seed in range(30)} == {frozenset({5, 6})}
+
+
 def test_the_first_word_of_a_byte_level_text_is_one_by_itself():
     """Nothing marks its beginning there."""
     own = MaskedExamples(Ragged(np.array([BEGIN, 45, 46, 10, 45, END], np.int32), np.array([0, 6])), str, PAD, WORDS,

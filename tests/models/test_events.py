@@ -89,6 +89,22 @@ def test_the_embedding_of_an_event_is_a_sum():
     np.testing.assert_allclose(run(network, flat, x, 0, 1)["hidden"], expected, atol=1e-5)  # float32 of values near 1
 
 
+def test_the_trunk_is_gpt2s():
+    network, flat = made()
+    shared = {name: CONFIG[name] for name in ("n_embd", "n_head", "n_layer", "n_inner", "n_positions")}
+    plain = models.build({"model_type": "gpt2", "vocab_size": 5, **shared}, num_labels=CLASSES)
+    embedded = run(network, flat, batch(), 0, 1)
+    top = network.index("norm") + 1
+    own = {path: leaf for path, leaf in flat.items() if path in plain.shapes()}
+    assert {path for path in plain.shapes() if path.startswith(("transformer/h/", "transformer/ln_f/"))} <= own.keys()
+    expected, found = (
+        plain.run(trees.unflatten(own), embedded, 1, top),
+        network.run(trees.unflatten(flat), embedded, 1, top),
+    )
+    for name in ("pooled", "last_hidden_state"):
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
 @pytest.mark.parametrize("answers", ANSWERS)
 def test_the_answers_by_hand(answers):
     network, flat = made(answers)

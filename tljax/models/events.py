@@ -153,5 +153,5 @@ def _example(c: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     return made | {"attention_mask": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
 
 
-EVENTS = Architecture(build, DEFAULTS, ("attn_pdrop", "embd_pdrop", "resid_pdrop"),
+EVENTS = Architecture(build, DEFAULTS, ("attn_pdrop", "embd_pdrop", "resid_pdrop"), causal=True,
                       positions="n_positions")  # fmt: skip

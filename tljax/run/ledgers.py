@@ -191,10 +191,9 @@ def _fitted(c: Config, train: _Part) -> fields.Vocabulary:
 
 def _fields(c: Config, vocabulary: fields.Vocabulary) -> dict[str, Any]:
     named = [name for name in c.events.foretold.split("|") if name]
-    computed = {name for name, *_ in c.events.derived}
     return {
         "fields": [[field.name, field.size, field.kind != "category"] for field in vocabulary.fields],
-        "foretold": named or [field.name for field in vocabulary.fields if field.name not in computed],
+        "foretold": named or [field.name for field in vocabulary.fields],
         "answers": c.events.answers if c.objective == "classes" else c.objective,
         "item": c.events.item,
     }
@@ -256,8 +255,9 @@ def _check_delay(c: Config, train: _Part, later: _Part, name: str) -> None:
     ends = float(train.table.ledger.times[train.asked].max())
     begins = float(later.table.ledger.times[later.asked].min())
     gap = (begins - ends) / derived.DAY
-    # an event a second before midnight closes its day: the delay counts whole days
-    if gap < c.events.delay_days and "#" in later.source and ".." in later.source:
+    part = later.source.partition("#")[2]
+    by_place = ":" in part and ".." not in part
+    if gap < c.events.delay_days and not by_place:
         raise DataError(printable(later.source), f"{name} begins {gap:.2f} days after training ends",
                         f"at least --config.events.delay_days={c.events.delay_days:g}: until then its labels are not "
                         "known", "a later part, or an earlier one to train on")  # fmt: skip

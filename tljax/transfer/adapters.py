@@ -92,8 +92,9 @@ def _with_prompt(backbone: models.Backbone, adapter: Adapter, family: str,
     if above is None or len(above.shape) != 3:
         raise ConfigError("adapter prompt", f"{family or 'this network'} has pictures between its layers",
                           "a family with a sequence of tokens", "take lora or ia3")  # fmt: skip
-    decoder = family in models.FAMILIES and models.FAMILIES[family].decoder
-    return prompt.stages(backbone.stages, adapter.tokens, 0 if decoder else 1, backbone.index(layers[-1]))
+    own = models.FAMILIES.get(family)
+    first = own is not None and (own.decoder or own.causal)
+    return prompt.stages(backbone.stages, adapter.tokens, 0 if first else 1, backbone.index(layers[-1]))
 
 
 __all__ = ["KINDS", "Adapter", "adapted", "merge", "start"]
