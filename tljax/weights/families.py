@@ -15,7 +15,7 @@ _BERT = Family(
     poolings=("pooler", "mean"),
     pooler="pooler",
     buffers=(r"embeddings\.(position_ids|token_type_ids)",),
-    droppable=(r"cls\..*", r"qa_outputs\..*", r"pooler\..*", r"classifier\..*"),
+    droppable=(r"cls\..*", r"qa_outputs\..*", r"pooler\..*", r"classifier\.(kernel|weight|bias)"),
     may_be_zero=(r".*/token_type_embeddings/.*",),
     requires={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
 )
@@ -28,7 +28,12 @@ _ROBERTA = dataclasses.replace(
     words=("lm_head",),
     head=("classifier/dense", "classifier/out_proj"),
     pooler="",
-    droppable=(r"lm_head\..*", r"qa_outputs\..*", r"pooler\..*", r"classifier\..*"),
+    droppable=(
+        r"lm_head\..*",
+        r"qa_outputs\..*",
+        r"pooler\..*",
+        r"classifier\.((dense|out_proj)\.)?(kernel|weight|bias)",
+    ),
 )
 _LLAMA = Family(
     base="model",
