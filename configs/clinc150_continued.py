@@ -1,6 +1,10 @@
 """CLINC150 intents from few labels: all-MiniLM-L6-v2, first pretrained further on the questions without their labels.
 
 python launch.py --config=configs/clinc150_continued.py --workdir=runs/clinc150_continued
+
+Accuracy on the 4,500 test questions with 5 labelled questions of each class, seed 0, float32 on CPU: 0.872, and 0.889
+without the further pretraining (--config.pretrain.data=): it does not help here. The checkpoint was trained to compare
+sentences, which hidden words undo in part.
 """
 
 import os
