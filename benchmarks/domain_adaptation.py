@@ -42,8 +42,8 @@ METHODS: dict[str, dict[str, object]] = {
     "adabn": {},
     "coral": {"adapt.weight": 10.0},
     "mmd": {"adapt.weight": 1.0},
-    "dann": {"adapt.weight": 1.0},
-    "cdan": {"adapt.weight": 1.0},
+    "dann": {"adapt.weight": 0.3},
+    "cdan": {"adapt.weight": 0.3},
     "adda": {"optim.learning_rate": 2e-4, "adapt.discriminator_factor": 5.0},
 }
 

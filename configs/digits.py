@@ -30,8 +30,9 @@ def get_config() -> Config:
             test=os.path.join(DIGITS, "usps.npz#x_test,y_test"),
             per_class=1000,
             validation_fraction=0.0,
+            crop_area=0.5,  # a digit of USPS fills its picture, one of MNIST half of it
         ),
-        adapt=AdaptConfig(method="cdan", target=os.path.join(DIGITS, "usps.npz#x_train")),
+        adapt=AdaptConfig(method="cdan", weight=0.3, target=os.path.join(DIGITS, "usps.npz#x_train")),
         transfer=TransferConfig(strategy="scratch"),
         optim=OptimConfig(learning_rate=1e-3, schedule="cosine"),
         train=TrainConfig(batch_size=64, eval_batch_size=256, epochs=10),
