@@ -181,25 +181,6 @@ def test_bfloat16_features_are_compared_in_float32(loss):
     assert gradient.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_reversed_gradient(dtype):
-    x = jnp.array([[1.0, -2.0], [3.0, 4.0]], dtype)
-
-    @jax.jit
-    def loss(x: jax.Array, strength: jax.Array) -> jax.Array:
-        return jnp.square(discrepancy.reversed_gradient(x, strength)).sum()
-
-    value, (to_x, to_strength) = jax.value_and_grad(loss, argnums=(0, 1))(x, jnp.float32(0.25))
-    assert float(value) == 30
-    assert to_x.dtype == dtype
-    np.testing.assert_array_equal(to_x, -0.25 * 2 * x)
-    assert float(to_strength) == 0
-    np.testing.assert_array_equal(discrepancy.reversed_gradient(x, 0.25), x)
-    np.testing.assert_array_equal(
-        jax.grad(lambda x: discrepancy.reversed_gradient(x, 2).sum())(x), jnp.full((2, 2), -2, dtype)
-    )
-
-
 def test_the_strength_of_the_reversal():
     progress = np.linspace(0, 1, 11)
     found = discrepancy.reversal_strength(jnp.asarray(progress, jnp.float32))
@@ -209,32 +190,6 @@ def test_the_strength_of_the_reversal():
 
 def probabilities(rows: int = 6, C: int = 3, seed: int = 2) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.ones(C), rows).astype(np.float32)
-
-
-def test_multilinear_is_each_rows_outer_product():
-    (features, _), p = domains(), probabilities()
-    found = discrepancy.multilinear(features, p)
-    assert found.shape == (6, 12)
-    np.testing.assert_array_equal(found, np.stack([np.outer(f, g).ravel() for f, g in zip(features, p, strict=True)]))
-
-
-@pytest.mark.parametrize("stop", [False, True])
-def test_the_caller_says_whether_multilinear_moves_the_probabilities(stop):
-    (features, _), p = domains(), probabilities()
-    to_f, to_p = jax.grad(lambda f, g: discrepancy.multilinear(f, g, stop).sum(), argnums=(0, 1))(features, p)
-    np.testing.assert_allclose(to_f, np.tile(p.sum(1, keepdims=True), (1, 4)), rtol=1e-6)
-    wanted = np.zeros((6, 3)) if stop else np.tile(features.sum(1, keepdims=True), (1, 3))
-    np.testing.assert_allclose(to_p, wanted, rtol=1e-5)
-
-
-def test_entropy_weights():
-    p = np.concatenate([probabilities(), [[1, 0, 0]], [[1 / 3] * 3]]).astype(np.float32)
-    entropies = [-sum(q * np.log(q) for q in row if q > 0) for row in p.astype(np.float64)]
-    np.testing.assert_allclose(discrepancy.entropy_weights(p), 1 + np.exp(-np.array(entropies)), rtol=1e-6)
-    gradient = jax.jit(jax.grad(lambda p: discrepancy.entropy_weights(p).sum()))(p)
-    assert np.isfinite(gradient).all()
-    slopes = np.exp(-np.array(entropies))[:, None] * (np.log(p, where=p > 0, out=np.zeros_like(p)) + 1)
-    np.testing.assert_allclose(gradient[:6], slopes[:6], rtol=1e-4, atol=1e-5)
 
 
 def test_entropy():

@@ -13,7 +13,7 @@ PURPOSE = 5  # of the random order of targets (batching.permutation)
 
 
 class PairedExamples:
-    """n pairs, one for each source example; over the epochs every target example comes as often as any other.
+    """n pairs, one for each source example; each target example is as likely as any other.
 
     Args:
       source: labelled examples; or their features.
@@ -41,12 +41,8 @@ class PairedExamples:
 
     def gather(self, indices: np.ndarray, length: int, seed: int | None = None) -> dict[str, np.ndarray]:
         """The source's inputs, and the target's under "target/…"; `seed` draws which belongs to which."""
-        n, m = len(self.source), len(self.target)
-        order = _order(-1 if seed is None else seed, m)
-        turn = (
-            0 if seed is None else seed % max(-(-m // n), 1)
-        )  # a source smaller than the target: another part each time
-        partners = order[(indices + turn * n) % m]
+        m = len(self.target)
+        partners = _order(-1 if seed is None else seed, m)[indices % m]
         other = self.target.gather(partners, self._length, seed)
         return {**self.source.gather(indices, length, seed), **{f"target/{name}": x for name, x in other.items()}}
 
@@ -57,7 +53,7 @@ class PairedExamples:
         return self.source.spots(indices, length)
 
     def digest(self) -> str:
-        return f"{self.source.digest()} {self.target.content()}"
+        return f"{self.source.digest()} {self.target.digest()}"
 
 
 class FeatureExamples(batching.OneAnswer):

@@ -1,4 +1,7 @@
-"""Domain adaptation in a run: the network for pairs, the pairs, and what trains (transfer/discrepancy.py)."""
+"""Domain adaptation in a run: the network for pairs, the pairs, and what trains (transfer/discrepancy.py).
+
+Where a config names no target, each function gives back what it was given.
+"""
 
 import dataclasses
 from typing import Any
@@ -22,13 +25,10 @@ from tljax.weights.load import Model
 GROUP = "domain"  # of the discriminator's parameters
 
 
-def asked(c: Config) -> bool:
-    """Whether a run adapts to a target."""
-    return bool(c.adapt.target)
-
-
 def network(c: Config, model: Model) -> Model:
     """The model with a network for pairs, its discriminator random."""
+    if not c.adapt.target:
+        return model
     made = paired.paired(model.backbone, c.adapt.method, c.adapt.width)
     key = jax.random.fold_in(jax.random.key(c.seed), 2)
     own = made.init(key, lambda path: path.startswith(f"{paired.DISCRIMINATOR}/"))
@@ -39,6 +39,8 @@ def network(c: Config, model: Model) -> Model:
 def phases(c: Config, planned: list[Phase]) -> list[Phase]:
     """The phases, with a rate of its own for the discriminator; of ADDA, whose classifier is the source's, with that
     frozen."""
+    if not c.adapt.target:
+        return planned
     return [dataclasses.replace(phase, plan=_plan(c, phase.plan)) for phase in planned]
 
 
@@ -63,6 +65,8 @@ def pairs(c: Config, model: Model, examples: dict[str, Any], layout: Layout) -> 
       DataError: the target cannot be read.
       ConfigError: events, which adaptation does not know.
     """
+    if not c.adapt.target:
+        return examples
     if c.task == "events":
         raise ConfigError("--config.adapt.target", "found with --config.task=events", "text or image")
     records = sources.read_records(c.adapt.target, c.data, c.task, labelled=False)

@@ -50,11 +50,11 @@ def adapt(path: Path, target: str, output: Path, method: str, say: Callable[[str
         f"average; model in {output}/model")  # fmt: skip
 
 
-def _batches(c: Config, examples: Any, epoch: int = 0) -> Iterator[dict[str, Any]]:
+def _batches(c: Config, examples: Any) -> Iterator[dict[str, Any]]:
     """Full batches, in a random order; what is left of the last one is left out."""
     size = min(c.train.eval_batch_size, len(examples))
     edges = batching.buckets(examples.lengths, c.data.max_buckets)
-    plans = [p for p in batching.plan(c.seed, epoch, len(examples), examples.lengths, size, edges)
+    plans = [p for p in batching.plan(c.seed, 0, len(examples), examples.lengths, size, edges)
              if len(p.indices) == size]  # fmt: skip
     if not plans:
         raise DataError("--target", f"{len(examples)} examples", "at least one batch")

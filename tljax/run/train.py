@@ -94,18 +94,15 @@ class _Run:
         self.layout = devices.layout(config)
         self.tables = together.tables(config)
         self.model = adapting.load(config, self.tables.classes, self.tables.fields)
-        if domains.asked(config):
-            self.model = domains.network(config, self.model)
-        self.planned = phases.of(self.model.backbone, config.transfer, config.train.epochs, config.adapter.factor)
-        if domains.asked(config):
-            self.planned = domains.phases(config, self.planned)
+        self.model = domains.network(config, self.model)
+        planned = phases.of(self.model.backbone, config.transfer, config.train.epochs, config.adapter.factor)
+        self.planned = domains.phases(config, planned)
         shapes = self.model.backbone.shapes()
         self.table = freeze.render(
             freeze.table(self.model.backbone, max((p.plan for p in self.planned), key=lambda p: _breadth(p, shapes)))
         )
-        self.examples = together.examples(config, self.model)
-        if domains.asked(config):
-            self.examples = domains.pairs(config, self.model, self.examples, self.layout)
+        own = together.examples(config, self.model)
+        self.examples = domains.pairs(config, self.model, own, self.layout)
         self.kept = activations.plan(
             config, self.model.backbone, self.examples, self.planned, together.chosen, stopping, self.layout
         )

@@ -72,27 +72,6 @@ def _counting(rows_BD: jax.Array, weights_B: jax.Array) -> tuple[jax.Array, jax.
     return jnp.where(w_B[:, None] > 0, rows_BD.astype(jnp.float32), 0.0), w_B
 
 
-@jax.custom_vjp
-def reversed_gradient(x: jax.Array, strength: jax.Array | float) -> jax.Array:
-    """x itself, whose gradient comes back times -strength (Ganin et al. 2016, the gradient reversal layer of DANN).
-
-    Args:
-      strength: a number, which takes no gradient; it may change from step to step without a new program.
-    """
-    return x
-
-
-def _reversed_forward(x: jax.Array, strength: jax.Array | float) -> tuple[jax.Array, jax.Array]:
-    return x, jnp.asarray(strength, x.dtype)
-
-
-def _reversed_backward(strength: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
-    return -strength * gradient, None
-
-
-reversed_gradient.defvjp(_reversed_forward, _reversed_backward)
-
-
 def reversal_strength(progress: jax.Array | float) -> jax.Array:
     """2 / (1 + exp(-10 p)) - 1, from 0 to almost 1 over the training (Ganin et al. 2016, eq. 14), as tanh(5 p).
 
@@ -103,27 +82,6 @@ def reversal_strength(progress: jax.Array | float) -> jax.Array:
     [0.0, 0.462, 1.0]
     """
     return jnp.tanh(5.0 * jnp.asarray(progress, jnp.float32))
-
-
-def multilinear(features_BD: jax.Array, probabilities_BC: jax.Array, stop: bool = False) -> jax.Array:
-    """(B, D C): each row's features times its probabilities, feature d and class c at d C + c (Long et al. 2018, CDAN).
-
-    Args:
-      stop: no gradient flows through the probabilities, as in the authors' own code.
-    """
-    g_BC = jax.lax.stop_gradient(probabilities_BC) if stop else probabilities_BC
-    outer_BDC = features_BD.astype(jnp.float32)[:, :, None] * g_BC.astype(jnp.float32)[:, None, :]
-    return outer_BDC.reshape(len(features_BD), -1)
-
-
-def entropy_weights(probabilities_BC: jax.Array) -> jax.Array:
-    """(B,): 1 + exp(-H(p)), from 1 + 1 / C where all classes are as likely to 2 where one is sure.
-
-    So rows that are easy to transfer weigh more (Long et al. 2018, CDAN+E). Its authors divide the weights by their
-    sum in each domain.
-    """
-    p_BC = probabilities_BC.astype(jnp.float32)
-    return 1.0 + jnp.exp((p_BC * jnp.log(jnp.maximum(p_BC, TINY))).sum(1))
 
 
 def entropy(logits_BC: jax.Array) -> jax.Array:
