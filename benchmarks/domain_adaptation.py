@@ -33,9 +33,9 @@ PUBLISHED = {"mnist_usps": {"source_only": 75.2, "dann": 77.1, "adda": 89.4},
              "usps_mnist": {"source_only": 57.1, "dann": 73.0, "adda": 90.1}}  # fmt: skip # Tzeng et al. 2017, table 2
 DIRECTIONS = {
     "mnist_usps": {"data.train": "mnist.npz#x_train,y_train", "data.test": "usps.npz#x_test,y_test",
-                   "data.per_class": 1000, "target": "usps.npz#x_train"},
+                   "data.per_class": 1000, "train.epochs": 5, "target": "usps.npz#x_train"},
     "usps_mnist": {"data.train": "usps.npz#x_train,y_train", "data.test": "mnist.npz#x_test,y_test",
-                   "data.per_class": 0, "target": "mnist.npz#x_train"},
+                   "data.per_class": 0, "train.epochs": 10, "target": "mnist.npz#x_train"},
 }  # fmt: skip
 METHODS: dict[str, dict[str, object]] = {
     "source_only": {},
@@ -67,7 +67,8 @@ def prepare() -> None:
 def config_of(direction: str, method: str, seed: int) -> Config:
     where = DIRECTIONS[direction]
     paths = {name: str(DIGITS / str(where[name])) for name in ("data.train", "data.test")}
-    own = {**paths, "data.per_class": where["data.per_class"], "seed": seed, **METHODS[method]}
+    own = {**paths, **{name: where[name] for name in ("data.per_class", "train.epochs")}, "seed": seed,
+           **METHODS[method]}  # fmt: skip
     adapts = method not in ("source_only", "adabn")
     base = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
     base.adapt = AdaptConfig(method=method, target=str(DIGITS / str(where["target"]))) if adapts else AdaptConfig()

@@ -17,6 +17,9 @@ usage: tljax COMMAND [--flag=value …]
   predict  --workdir=DIR --input=FILE --output=FILE.csv [--label_shift=em|bbse] [--labelled=FILE]
                                           label, probability and runner-up of each input; corrected for other shares
                                           of the classes than in training
+  calibrate --workdir=DIR [--labelled=FILE] [--method=temperature|isotonic]
+                                          probabilities that can be taken at their word, from labelled examples that the
+                                          run did not learn from; predict and eval use them from then on
   adapt    --workdir=DIR --target=FILE --output=DIR --method=adabn|tent
                                           the model with what it normalises by fitted to unlabelled inputs
   wiseft   --workdir=DIR [--data=FILE] [--shifted=FILE] [--points=11] [--output=DIR]

@@ -26,7 +26,8 @@ def _eval(arguments: list[str]) -> None:
     scores, source = predict.evaluate(path, values["data"].value)
     print(metrics.table(scores))
     print(f"\n{source}: accuracy {metrics.shown(scores.accuracy)}, macro-F1 {metrics.shown(scores.macro_f1)}, "
-          f"loss {metrics.shown(scores.loss)}, {scores.n:,} examples")  # fmt: skip
+          f"loss {metrics.shown(scores.loss)}, calibration error {metrics.shown(scores.more['calibration_error'])}, "
+          f"{scores.n:,} examples")  # fmt: skip
 
 
 def _predict(arguments: list[str]) -> None:
@@ -45,6 +46,14 @@ def _predict(arguments: list[str]) -> None:
         count = predict.predict(path, source, output, label_shift=values["label_shift"].value,
                                 labelled=values["labelled"].value)  # fmt: skip
     print(f"{count:,} predictions in {values['output'].value}")
+
+
+def _calibrate(arguments: list[str]) -> None:
+    values = flags.parse("calibrate", arguments, {"workdir": None, "labelled": "", "method": "temperature"})
+    flags.quiet()
+    from tljax.run import calibrate
+
+    calibrate.calibrate(Path(values["workdir"].value), values["labelled"].value, values["method"].value)
 
 
 def _export(arguments: list[str]) -> None:
@@ -170,6 +179,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "rank": _rank,
     "eval": _eval,
     "predict": _predict,
+    "calibrate": _calibrate,
     "adapt": _adapt,
     "wiseft": _wiseft,
     "soup": _soup,

@@ -1,7 +1,6 @@
 """What convolutional families share. B batch, H and W pixels, C channels."""
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tljax.mesh import AXIS
-from tljax.models import kernels
+from tljax.models import kernels, places, remat
 from tljax.models.backbone import Activations
 from tljax.models.kernels import last
 from tljax.models.layers import kernel_of
 
-SHIFTED = 3  # the largest kernel that `shifted` computes: each of its places takes time to compile
+LARGEST = 3  # kernel that places.py computes: each of its places takes time to compile
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -48,28 +47,15 @@ class Conv(nn.Module):
             feature_group_count=self.groups,
         )  # fmt: skip
         product: kernels.Product = grouped
-        if self.groups == x.shape[-1] == self.features and 1 < self.size <= SHIFTED:
-            shifts = functools.partial(shifted, stride=self.stride, dilation=self.dilation, padding=padding)
+        if self.groups == x.shape[-1] == self.features and 1 < self.size <= LARGEST:
+            shifts = functools.partial(places.shifted, stride=self.stride, dilation=self.dilation, padding=padding)
             product = functools.partial(jax.lax.platform_dependent, cpu=shifts, default=grouped)
+        elif self.groups == self.dilation == 1 and self.size <= LARGEST:
+            sums = functools.partial(places.summed, stride=self.stride, padding=tuple(map(tuple, padding)))
+            either = functools.partial(jax.lax.platform_dependent, cpu=sums, default=grouped)
+            product = lambda *operands: remat.product(either(*operands))  # noqa: E731 - one more partial
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)) if self.use_bias else None
         return kernels.apply(x, kernel, bias, product)
-
-
-def shifted(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Any) -> jax.Array:
-    """A depthwise convolution as a sum of shifted pictures, x (B, H, W, C) and kernel (K, K, 1, C).
-
-    XLA's own takes 9 to 36 times as long on CPUs, and its gradient 4 to 16 times (K = 3).
-    """
-    wide = jnp.pad(x.astype(jnp.float32), ((0, 0), *padding, (0, 0)))
-    size = kernel.shape[0]
-    rows, columns = ((n - (size - 1) * dilation - 1) // stride + 1 for n in wide.shape[1:3])
-    total = jnp.zeros((x.shape[0], rows, columns, x.shape[3]), jnp.float32)
-    for i, j in itertools.product(range(size), repeat=2):
-        top, left = i * dilation, j * dilation
-        ends = (x.shape[0], top + (rows - 1) * stride + 1, left + (columns - 1) * stride + 1, x.shape[3])
-        part = jax.lax.slice(wide, (0, top, left, 0), ends, (1, stride, stride, 1))
-        total += part * last(kernel[i, j, 0].astype(jnp.float32), part)
-    return total.astype(x.dtype)
 
 
 def over_devices() -> tuple[int, Callable[[jax.Array], jax.Array]]:
@@ -119,8 +105,8 @@ class BatchNorm(nn.Module):
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     """The largest of each window; half the window of padding on each side."""
-    half = size // 2
-    return nn.max_pool(x, (size, size), (stride, stride), ((half, half), (half, half)))
+    by_place, own = (functools.partial(pool, size=size, stride=stride) for pool in (places.pooled, places.own_pool))
+    return jax.lax.platform_dependent(x, cpu=by_place, default=own)
 
 
 class MeanOfPixels(nn.Module):

@@ -74,7 +74,10 @@ class NextHead(Logits):
 
 
 class ItemHead(nn.Module):
-    """Scores of every item as the next one after each event (B, T, V): by the items' own table, and a bias of each."""
+    """Scores of every item as the next one after each event (B, T, V): by the items' own table, and a bias of each.
+
+    "items" (V, D) and "item_bias" (V,) are given too, for those who do not want all scores at once.
+    """
 
     items: int
 
@@ -83,9 +86,10 @@ class ItemHead(nn.Module):
         hidden_BTD = x["last_hidden_state"]
         bias_V = self.param("bias", nn.initializers.zeros_init(), (self.items,))
         table_VD = self.get_variable("params", "embedding")
-        # without a table parameter shapes are being inferred
-        logits = hidden_BTD if table_VD is None else affine(hidden_BTD, table_VD.T, bias_V)
-        return {**x, "logits": logits.astype(jnp.float32)}
+        if table_VD is None:  # parameter shapes are being inferred
+            return {**x, "logits": hidden_BTD.astype(jnp.float32)}
+        logits = affine(hidden_BTD, table_VD.T, bias_V).astype(jnp.float32)
+        return {**x, "logits": logits, "items": table_VD, "item_bias": bias_V}
 
 
 DEFAULTS = {

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from tljax.config import Config
 from tljax.data import sources
 from tljax.data.records import Records
 from tljax.errors import ConfigError, DataError, WriteError
-from tljax.evaluate import metrics
+from tljax.evaluate import calibrator, metrics
 from tljax.evaluate.predict import outputs
 from tljax.run import adapting, devices, inputs, labelshift, progress
 from tljax.run.workdir import read_config
@@ -65,7 +66,7 @@ def predict(path: Path, source: str, output: Path, say: Callable[[str], None] = 
     model, config = open_model(path)
     records = sources.read_records(source, config.data, config.task, labelled=False)
     _tell_bad(records, say)
-    answer = answering(model, config)
+    answer = _calibrated(path, answering(model, config))
     partial = output.with_name(f".{output.name}.partial")
     column = config.data.text_column if config.task == "text" else config.data.image_column
     try:
@@ -101,6 +102,22 @@ def answering(model: Model, config: Config) -> Answer:
         return outputs(step, params, examples, config.train.eval_batch_size, config.data.threads, show, layout)
 
     return answer
+
+
+def answered(path: Path, source: str, say: Callable[[str], None] = print) -> tuple[np.ndarray, np.ndarray]:
+    """(labels int32 (n,), the model's own probabilities (n, C)) of a labelled source, for a calibration."""
+    model, config = open_model(path)
+    records = sources.read_records(source, config.data, config.task)
+    _tell_bad(records, say)
+    labels_n = np.asarray(sources.label_ids(records, model.labels), np.int32)
+    with progress.bar("answering", len(records)) as bar:
+        return labels_n, answering(model, config)(records, bar.update)
+
+
+def _calibrated(path: Path, answer: Answer) -> Answer:
+    """The same, calibrated where `tljax calibrate` has said how."""
+    calibration = calibrator.kept(path)
+    return lambda *given: calibration(answer(*given))
 
 
 def _answered(answer: Answer, records: Records, show: Callable[[int], None]) -> Iterator[Answered]:
@@ -145,8 +162,12 @@ def evaluate(path: Path, source: str = "", say: Callable[[str], None] = print) -
         raise DataError(str(path), "its config names no test data", "a labelled file", "give one with --data=FILE")
     records = sources.read_records(source, config.data, config.task)
     _tell_bad(records, say)
+    answer = _calibrated(path, answering(model, config))
     with progress.bar("evaluating", len(records)) as bar:
-        return scoring(model, config, records)(model.params, bar.update), source
+        probs_nC = answer(records, bar.update)
+    labels_n = np.asarray(sources.label_ids(records, model.labels), np.int32)
+    scores = metrics.classification(labels_n, probs_nC, model.labels)
+    return dataclasses.replace(scores, more=calibrator.scored(labels_n, probs_nC)), source
 
 
 def scoring(model: Model, config: Config, records: Records) -> Score:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from tljax.config import AdaptConfig, Config
 from tljax.data.events import EventExamples, Histories
 from tljax.errors import ConfigError, DataError, WriteError
+from tljax.evaluate import calibrator
 from tljax.evaluate.predict import outputs
 from tljax.models.events import RESERVED
 from tljax.run import adapting, devices, inputs, ledgers, progress, tasks
@@ -22,6 +24,7 @@ from tljax.train.step import make_eval_step
 from tljax.weights.load import Model
 
 BEST = 10  # items that are named for each entity
+Calibrated = Callable[[np.ndarray], np.ndarray]
 CLASS_COLUMNS = ("label", "probability", "runner_up", "runner_up_probability")
 
 
@@ -39,6 +42,18 @@ def evaluate(path: Path, c: Config, source: str = "") -> tuple[tasks.Scores, str
     source = source or c.data.test or c.data.validation
     if not source:
         raise DataError(str(path), "its config names no test data", "a file", "give one with --data=FILE")
+    task, examples, found = _found(path, c, source)
+    return task.score(examples, calibrator.kept(path)(found) if c.objective == "classes" else found), source
+
+
+def answered(path: Path, c: Config, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """(labels int32 (N,), the model's own probabilities (N, C)) of a labelled source, for a calibration."""
+    _, examples, found = _found(path, c, source)
+    return examples.truth, found
+
+
+def _found(path: Path, c: Config, source: str) -> tuple[tasks.Task, Any, np.ndarray]:
+    """What a source asks, and what the model answers."""
     c, tables, model = _opened(path, c, source)
     test, classes = tables.test, tables.classes
     if test is None:
@@ -46,7 +61,7 @@ def evaluate(path: Path, c: Config, source: str = "") -> tuple[tasks.Scores, str
     train = inputs.make_examples(tables.train, model, c, classes, True)
     examples = inputs.make_examples(test, model, c, classes)
     task = tasks.of(c, model.config, classes, train)
-    return task.score(examples, _answers(c, model, examples, task.objective, "evaluating")), source
+    return task, examples, _answers(c, model, examples, task.objective, "evaluating")
 
 
 def predict(path: Path, c: Config, source: str, output: Path) -> int:
@@ -71,7 +86,7 @@ def predict(path: Path, c: Config, source: str, output: Path) -> int:
     own = tables.test
     if not isinstance(own, Histories):
         raise DataError(source, "no events")
-    rows = _items(c, model, own) if c.objective == "item" else _classes(c, model, own)
+    rows = _items(c, model, own) if c.objective == "item" else _classes(c, model, own, calibrator.kept(path))
     partial = output.with_name(f".{output.name}.partial")
     try:
         with open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -109,9 +124,9 @@ def _answers(c: Config, model: Model, examples: Any, objective: objectives.Objec
                        c.train.eval_batch_size, c.data.threads, bar.update, layout)  # fmt: skip
 
 
-def _classes(c: Config, model: Model, own: Histories) -> list[list[Any]]:
+def _classes(c: Config, model: Model, own: Histories, calibrated: Calibrated) -> list[list[Any]]:
     examples = ledgers.examples(own, model.config, c, False)
-    probs = _answers(c, model, examples, objectives.CLASSIFICATION, "predicting")
+    probs = calibrated(_answers(c, model, examples, objectives.CLASSIFICATION, "predicting"))
     ledger, places = own.ledger, examples.places
     entities = np.searchsorted(ledger.offsets, places, side="right") - 1
     order = np.argsort(ledger.rows[places], kind="stable")  # as in the file

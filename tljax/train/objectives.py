@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from tljax.train import blocks
 from tljax.transfer import discrepancy
 
 Activations = Mapping[str, jax.Array]
@@ -107,6 +108,8 @@ class Prediction:
 class Ranking:
     """The one item that comes next, out of all of them; an evaluation keeps the rank of the right one, from 1.
 
+    `x` holds what the scores are the product of (blocks.py).
+
     An item that scores as high as the right one stands before it: equal scores for all are no first place. Where the
     right one is none that the network knows it is last; where a score is not finite the rank is NaN.
 
@@ -120,14 +123,14 @@ class Ranking:
         return batch["weights"]
 
     def loss(self, x: Activations, batch: Batch, count: jax.Array) -> jax.Array:
-        return (cross_entropy(x["logits"], batch["labels"]) * batch["weights"]).sum()
+        return blocks.summed_cross_entropy(*self._scored(x), batch["labels"], batch["weights"])
 
     def outputs(self, x: Activations, batch: Batch) -> jax.Array:
-        logits, labels = x["logits"], batch["labels"][..., None]
-        own, ranked = jnp.take_along_axis(logits, labels, axis=-1), logits[..., self.reserved :]
-        place = (ranked >= own).sum(-1, keepdims=True).astype(jnp.float32)
-        known = jnp.where(labels < self.reserved, float(ranked.shape[-1]), place)
-        return jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), known, jnp.nan)
+        return blocks.ranks(*self._scored(x), batch["labels"], self.reserved)[..., None]
+
+    def _scored(self, x: Activations) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What scores are made of; x["logits"], the scores themselves, are not read and so not computed."""
+        return x["last_hidden_state"], x["items"], x["item_bias"]
 
 
 @dataclasses.dataclass(frozen=True)
