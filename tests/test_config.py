@@ -149,6 +149,7 @@ LOW_AND_HIGH = [
     ("events__delay_days", (0, 0.5, 36500), (-0.5, 36501)),
     ("events__entities", ((0.0, 1.0), (0, 0.1), (0.5, 1)), SHARES),
     ("events__labelled", (1e-9, 1), (0, 1.1)),
+    ("events__negatives", (1e-9, 1), (0, 1.1)),
     ("events__recent", (0, 10**9), (-1,)),
     ("pretrain__objective", ("masked", "next", "item"), ("classes", "")),
     ("pretrain__strategy", ("full", "embeddings_frozen", "scratch"), ("lora", "")),

@@ -197,23 +197,6 @@ def test_no_examples():
     assert calibration.brier(none, np.zeros(0)) is None
 
 
-@pytest.mark.parametrize("rate", [0.125, 0.5, 1.0])
-def test_undersampled_by_counting(rate):
-    """Of groups with so many positives and negatives: the share before negatives are left out, from that after."""
-    positive, negative = np.array([0, 1, 5, 40, 3]), np.array([8, 800, 16, 8, 0])
-    kept = negative * rate
-    corrected = calibration.undersampled(positive / (positive + kept), rate)
-    np.testing.assert_allclose(corrected, positive / (positive + negative), rtol=1e-14)  # quotients, rounded
-
-
-def test_undersampled_keeps_the_order_and_float64():
-    probs = np.linspace(0, 1, 101, dtype=np.float32).reshape(101, 1)
-    corrected = calibration.undersampled(probs, 0.01)
-    assert (corrected.shape, corrected.dtype) == ((101, 1), np.float64)
-    assert (np.diff(corrected[:, 0]) > 0).all()
-    assert (calibration.undersampled(probs, 1.0) == probs.astype(np.float64)).all()
-
-
 LOGITS, PROBS, LABELS = np.zeros((2, 3)), np.full((2, 3), 1 / 3), np.array([0, 2])
 NAN = np.array([[0.0, 1.0], [np.nan, 0.0]])
 REFUSED = [  # (name, call, error, words)
@@ -238,9 +221,6 @@ REFUSED = [  # (name, call, error, words)
     ("Brier, logits", lambda: calibration.brier(np.array([0, 1]), np.array([2.0, 0.5])), DataError, "not logits"),
     ("Brier, labels", lambda: calibration.brier(LABELS, np.array([0.5, 0.5])), DataError, "neither 0 nor 1"),
     ("Brier, classes", lambda: calibration.brier(LABELS + 1, PROBS), DataError, "expected 0 to 2"),
-    ("rate of 0", lambda: calibration.undersampled(PROBS, 0.0), ValueError, "a share of 0.0"),
-    ("rate above 1", lambda: calibration.undersampled(PROBS, 1.5), ValueError, "a share of 1.5"),
-    ("undersampled logits", lambda: calibration.undersampled(PROBS - 1, 0.5), DataError, "6 of 6 numbers"),
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Runs on event tables: pretrained from random values, fine-tuned on few layers, resumed, and opened again."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 import tiny
 
 import tljax
-from tljax import trees
+from tljax import cli, trees
 from tljax.config import (
     Config,
     DataConfig,
@@ -27,8 +28,9 @@ from tljax.config import (
     TrainConfig,
     TransferConfig,
 )
+from tljax.errors import ConfigError
 from tljax.evaluate.predict import outputs
-from tljax.run import inputs, ledgers, tasks
+from tljax.run import calibrate, inputs, ledgers, sequences, tasks
 from tljax.run.train import train
 from tljax.train.step import make_eval_step
 from tljax.weights.load import load_pretrained
@@ -272,3 +274,80 @@ def test_the_shipped_architecture_takes_these_events(root, tmp_path):
     run = tiny.run(root, tmp_path / "w", c)
     assert np.isfinite(run.result.scores.loss)
     assert run.history("train")[-1]["loss"] < run.history("train")[0]["loss"]
+
+
+def written(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def of_second(path: Path) -> list[float]:
+    """The probability of class 1 in each row."""
+    return [float(row["probability"]) if row["label"] == "1" else 1 - float(row["probability"])
+            for row in written(path)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_eval_gives_the_runs_own_score(request, name, capsys):
+    run = request.getfixturevalue(name)
+    scores, source = sequences.evaluate(run.path, run.config)
+    assert source == run.config.data.test
+    assert scores.summary() == pytest.approx(run.result.scores.summary(), rel=1e-4)
+    assert cli.main(["eval", f"--workdir={run.path}"]) == 0
+    assert capsys.readouterr().out == f"{source}: {tasks.shown(scores)}, 120 answers\n"
+
+
+def test_each_event_of_a_part_is_classified_in_the_order_of_the_file(finetuned, root, tmp_path):
+    source = f"{root}/events.csv#-3:"
+    assert cli.main(["predict", f"--workdir={finetuned.path}", f"--input={source}", f"--output={tmp_path}/o.csv"]) == 0
+    rows, table = written(tmp_path / "o.csv"), written(root / "events.csv")
+    assert [int(row["row"]) for row in rows] == sorted(int(row["row"]) for row in rows)
+    assert len(rows) == 120
+    for row in rows:
+        event = table[int(row["row"]) - 1]
+        assert (row["card"], float(row["time"])) == (event["card"], float(event["time"]))
+    right = [row["label"] == table[int(row["row"]) - 1]["label"] for row in rows]
+    assert np.mean(right) == pytest.approx(finetuned.result.scores.accuracy)
+
+
+def test_probabilities_of_events_are_calibrated(finetuned, ranking, root, tmp_path):
+    path, validation = tiny.copied(finetuned.path, tmp_path / "w"), f"{root}/events.csv#-6:-3"
+    before = sequences.evaluate(path, finetuned.config, validation)[0]
+    calibrate.calibrate(path, "", "isotonic", lambda text: None)  # on its data.validation
+    told = json.loads((path / "calibration.json").read_text())
+    assert (told["source"], told["n"]) == (validation, 120)
+    after = sequences.evaluate(path, finetuned.config, validation)[0]
+    assert after.loss < before.loss
+    part = f"{root}/events.csv#-3:"
+    sequences.predict(path, finetuned.config, part, tmp_path / "after.csv")
+    sequences.predict(finetuned.path, finetuned.config, part, tmp_path / "before.csv")
+    was, now = (of_second(tmp_path / f"{when}.csv") for when in ("before", "after"))
+    (knots,) = told["isotonic"]
+    np.testing.assert_allclose(now, np.interp(was, knots["scores"], knots["probs"]), atol=1e-3)
+    assert abs(np.array(now) - was).max() > 0.01
+    with pytest.raises(ConfigError, match=r"a model of --config\.objective=item"):
+        calibrate.calibrate(ranking.path, validation)
+
+
+def test_the_most_likely_items_of_each_entity(ranking, root, tmp_path):
+    count = sequences.predict(ranking.path, ranking.config, f"{root}/events.csv#-3:", tmp_path / "o.csv")
+    rows, last = written(tmp_path / "o.csv"), {}
+    for event in written(root / "events.csv"):
+        last[event["card"]] = event["shop"]
+    assert count == len(rows) == 40
+    assert {row["card"] for row in rows} == last.keys()
+    following = [row["shop_1"] == SHOPS[(SHOPS.index(last[row["card"]]) + 1) % 5] for row in rows]
+    assert np.mean(following) > 0.8
+    assert all(sorted(row[f"shop_{n}"] for n in range(1, 6)) == sorted(SHOPS) for row in rows)
+
+
+def test_few_negatives_leave_the_probabilities_those_of_all(root, pretrained, tmp_path):
+    c = downstream(root, pretrained.path, events={"negatives": 0.2}, train={"epochs": 10})
+    run = tiny.run(root, tmp_path / "w", c)
+    learned = inputs.make_examples(run.done.tables.train, load_pretrained(str(run.path)), c, ("0", "1"), True)
+    truth = run.done.tables.test.labels[run.done.tables.test.asked]
+    assert learned.truth.mean() > 2 * truth.mean()
+    assert run.done.probs[:, 1].mean() == pytest.approx(truth.mean(), abs=0.07)
+    sequences.predict(run.path, c, f"{root}/events.csv#-3:", tmp_path / "o.csv")
+    assert np.mean(of_second(tmp_path / "o.csv")) == pytest.approx(run.done.probs[:, 1].mean(), abs=1e-4)
+    assert sequences.evaluate(run.path, c)[0].loss == pytest.approx(run.result.scores.loss, rel=1e-3)

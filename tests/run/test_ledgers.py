@@ -379,6 +379,25 @@ def test_a_share_of_the_labels(tmp_path, share):
     assert equal(seen(of_next, unlabelled), seen(of_next, dataclasses.replace(whole, objective="next")))
 
 
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_a_share_of_the_negatives(tmp_path, share):
+    c = config(tmp_path, rows(cards=60), events={"negatives": share})
+    found = ledgers.read(c)
+    own = found.splits["train"]
+
+    def made(c, training=True):
+        return ledgers.examples(own, {**ARCHITECTURE, **found.fields}, c, training)
+
+    whole, few, scored = made(tiny.changed(c, events={"negatives": 1.0})), made(c), made(c, False)
+    common = ledgers.commonest(own)
+    assert common == np.bincount(whole.truth).argmax()
+    assert (few.truth != common).sum() == (whole.truth != common).sum() > 0
+    assert set(few.places) < set(whole.places) == set(scored.places)
+    n = (whole.truth == common).sum()
+    assert abs((few.truth == common).sum() - share * n) < 5 * np.sqrt(n * share * (1 - share))
+    assert made(dataclasses.replace(c, seed=1)).places.tolist() != few.places.tolist()
+
+
 def test_a_larger_share_of_the_labels_holds_the_smaller(tmp_path):
     c = config(tmp_path)
     found = ledgers.read(c)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tljax.config import AdaptConfig, Config, OptimConfig
+from tljax.config import AdaptConfig, Config, EventsConfig, OptimConfig
 from tljax.data.batching import OneAnswer
 from tljax.data.events import EventExamples, Histories
 from tljax.data.ledger import Ledger
@@ -46,6 +46,9 @@ OBJECTIVES = [
      Classification(0.0, (1.5, 0.75))),
     ("balanced, of events", settings(task="events", optim=OptimConfig(class_weights="balanced")), events(),
      Classification(0.0, (2 / 3, 2.0))),
+    ("few negatives", settings(task="events", events=EventsConfig(negatives=0.25)), events(labels=(1, 1, 0, 1)),
+     Classification(shares=(1.0, 0.25))),
+    ("few negatives, of no events", settings(events=EventsConfig(negatives=0.25)), Labelled([0, 1]), Classification()),
     ("balanced, and nothing to count", settings(optim=OptimConfig(class_weights="balanced")), None, Classification()),
     ("hidden words", settings(objective="masked"), None, Prediction((50,))),
     ("the next word", settings(objective="next"), None, Prediction((50,))),

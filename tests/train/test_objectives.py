@@ -72,6 +72,19 @@ def test_class_weights_multiply_those_of_the_answers(shape):
     assert np.asarray(found).tolist() == (batch["weights"] * np.float32(factors)[batch["labels"]]).tolist()
 
 
+@pytest.mark.parametrize("rate", [0.125, 0.5])
+@pytest.mark.parametrize("shape", [row[1] for row in SHAPES], ids=[row[0] for row in SHAPES])
+def test_probabilities_are_those_before_negatives_were_left_out(rate, shape):
+    """Of groups with so many examples of each class, of the first of which a share is left."""
+    counts = np.random.default_rng(0).integers(1, 100, (*shape, 3)).astype(np.float64)
+    kept = counts * [rate, 1, 1]
+    objective = Classification(shares=(rate, 1.0, 1.0))
+    x = {"logits": jnp.asarray(np.log(kept), jnp.float32)}
+    np.testing.assert_allclose(objective.outputs(x, {}), counts / counts.sum(-1, keepdims=True), rtol=1e-5)
+    batch = {"labels": np.zeros(shape, np.int32), "weights": np.ones(shape, np.float32)}
+    assert float(objective.loss(x, batch, COUNT)) == float(Classification().loss(x, batch, COUNT))
+
+
 def test_equal_objectives_are_one_to_the_cache_of_compiled_steps():
     made = [lambda: Classification(0.1, (1.0, 2.0)), lambda: Prediction((3, 4)), lambda: Ranking(3),
             lambda: Adaptation("dann", 0.5, 10)]  # fmt: skip

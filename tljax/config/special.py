@@ -60,6 +60,9 @@ class EventsConfig:
                                                         "drawn by their names", check=share)  # fmt: skip
     labelled: float = setting(1.0, "share of the training labels that is used, drawn with --config.seed",
                               check=number(0, 1, above=True))  # fmt: skip
+    negatives: float = setting(1.0, "objective classes: share of the training labels of the commonest class that is "
+                                    "used, drawn with --config.seed; the probabilities are corrected for it",
+                               check=number(0, 1, above=True))  # fmt: skip
     recent: int = setting(0, "of each entity the latest events of the file alone, so many; 0: all", "events", number(0))
 
 

@@ -173,29 +173,6 @@ def brier(labels_n: np.ndarray, probs: np.ndarray) -> float | None:
     return float(((wide - np.eye(wide.shape[1])[labels]) ** 2).sum(axis=1).mean()) if len(labels) else None
 
 
-def undersampled(probs_n: np.ndarray, rate: float) -> np.ndarray:
-    """Probabilities at the true share of positives, of a model that was trained on all positives and only a share
-    `rate` of the negatives: p = rate q / (rate q + 1 - q) (Dal Pozzolo et al. 2015; Elkan 2001).
-
-    Args:
-      probs_n: float, any shape, of the positive class. rate: above 0, up to 1.
-
-    Returns:
-      float64. The order of the examples does not change, so AUC and the like do not either.
-
-    Raises:
-      DataError: numbers outside 0 to 1.
-      DivergedError: probabilities that are not finite.
-
-    >>> undersampled(np.array([0.0, 0.5, 1.0]), 0.25)
-    array([0. , 0.2, 1. ])
-    """
-    if not 0 < rate <= 1:
-        raise ValueError(f"a share of {rate} of the negatives, expected above 0 and up to 1")
-    q = _shares(_finite(probs_n))
-    return rate * q / (rate * q + 1 - q)
-
-
 def _softmax(z_nC: np.ndarray) -> np.ndarray:
     """Of rows whose largest number is 0, as `_logits` makes them."""
     e_nC = np.exp(z_nC)

@@ -66,14 +66,21 @@ def examples(own: Histories, model_config: Mapping[str, Any], c: Config, trainin
     kind = str(model_config["answers"])
     asked_for = {"next": tuple(model_config["foretold"]), "item": (str(model_config["item"]),)}.get(kind, ())
     drawn = None
-    if training and c.events.labelled < 1 and c.objective == "classes":
-        drawn = _unit(own.ledger.rows, c.seed) < c.events.labelled
+    if training and c.objective == "classes" and own.labels is not None:
+        drawn = _unit(own.ledger.rows, c.seed, 7) < c.events.labelled
+        few = _unit(own.ledger.rows, c.seed, 8) < c.events.negatives
+        drawn &= few | (own.labels != commonest(own))
     length = min(c.data.max_length, int(model_config["n_positions"]))
     made = EventExamples(own, kind, asked_for, length, min(c.events.context, length - 1), drawn)
     if not len(made):
         raise DataError(printable(own.name), f"{len(own)} events, and none that anything is asked about",
                         "at least one; what is foretold needs an event before it")  # fmt: skip
     return made
+
+
+def commonest(own: Histories) -> int:
+    """The class that most events of a labelled part have."""
+    return int(np.bincount(own.labels[own.asked]).argmax()) if own.labels is not None else 0
 
 
 def known(ref: str, revision: str) -> fields.Vocabulary | None:
@@ -171,9 +178,9 @@ def _held_out(c: Config, train: _Part) -> dict[str, _Part]:
     return {name: dataclasses.replace(train, asked=asked) for name, asked in split.items() if asked.any()}
 
 
-def _unit(rows: np.ndarray, seed: int) -> np.ndarray:
+def _unit(rows: np.ndarray, seed: int, purpose: int) -> np.ndarray:
     """A number from 0 to 1 for each event of a file, drawn by its row."""
-    raw = np.random.Philox(np.random.SeedSequence([seed, 7])).random_raw(int(rows.max()) + 1)
+    raw = np.random.Philox(np.random.SeedSequence([seed, purpose])).random_raw(int(rows.max()) + 1)
     return (raw[rows] >> np.uint64(11)) * 2.0**-53
 
 

@@ -86,7 +86,12 @@ def predict(path: Path, c: Config, source: str, output: Path) -> int:
     own = tables.test
     if not isinstance(own, Histories):
         raise DataError(source, "no events")
-    rows = _items(c, model, own) if c.objective == "item" else _classes(c, model, own, calibrator.kept(path))
+    if c.objective == "item":
+        rows = _items(c, model, own)
+    else:
+        learned = ledgers.examples(tables.train, model.config, c, True)
+        objective = tasks.of(c, model.config, tables.classes, learned).objective
+        rows = _classes(c, model, own, objective, calibrator.kept(path))
     partial = output.with_name(f".{output.name}.partial")
     try:
         with open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -124,9 +129,10 @@ def _answers(c: Config, model: Model, examples: Any, objective: objectives.Objec
                        c.train.eval_batch_size, c.data.threads, bar.update, layout)  # fmt: skip
 
 
-def _classes(c: Config, model: Model, own: Histories, calibrated: Calibrated) -> list[list[Any]]:
+def _classes(c: Config, model: Model, own: Histories, objective: objectives.Objective,
+             calibrated: Calibrated) -> list[list[Any]]:  # fmt: skip
     examples = ledgers.examples(own, model.config, c, False)
-    probs = calibrated(_answers(c, model, examples, objectives.CLASSIFICATION, "predicting"))
+    probs = calibrated(_answers(c, model, examples, objective, "predicting"))
     ledger, places = own.ledger, examples.places
     entities = np.searchsorted(ledger.offsets, places, side="right") - 1
     order = np.argsort(ledger.rows[places], kind="stable")  # as in the file

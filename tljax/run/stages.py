@@ -43,7 +43,8 @@ def stage(config: Config) -> Config:
                                   label_smoothing=0.0),
         train=dataclasses.replace(config.train, epochs=p.epochs, batch_size=p.batch_size, patience=0,
                                   best_metric="ndcg_10" if p.objective == "item" else "loss"),
-        events=dataclasses.replace(config.events, entities=p.entities, labelled=1.0, recent=0),
+        events=dataclasses.replace(config.events, entities=p.entities, labelled=1.0, negatives=1.0,
+                                   recent=0),
         adapt=AdaptConfig(),
         pretrain=dataclasses.replace(p, data=""),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from tljax.config import Config
 from tljax.data.batching import Examples
 from tljax.data.events import EventExamples
 from tljax.evaluate import answers, metrics
-from tljax.run import rare
+from tljax.run import ledgers, rare
 from tljax.train.objectives import Adaptation, Classification, Objective, Prediction, Ranking
 
 
@@ -51,11 +51,14 @@ def of(c: Config, model_config: Mapping[str, Any], classes: Sequence[str], train
         weights = None
         if c.optim.class_weights == "balanced" and train is not None:
             weights = class_weights(train.truth, len(classes))
+        shares = None
+        if isinstance(train, EventExamples) and c.events.negatives < 1:
+            few = ledgers.commonest(train.histories)
+            shares = tuple(c.events.negatives if i == few else 1.0 for i in range(len(classes)))
+        objective = Classification(c.optim.label_smoothing, weights, shares)
         if isinstance(train, EventExamples) and train.kind == "each" and len(classes) == 2:
-            return Task(Classification(c.optim.label_smoothing, weights),
-                        functools.partial(_rare, train, classes, c.events.known_left_out))  # fmt: skip
-        return Task(Classification(c.optim.label_smoothing, weights),
-                    lambda examples, found: metrics.classification(examples.truth, found, classes))  # fmt: skip
+            return Task(objective, functools.partial(_rare, train, classes, c.events.known_left_out))
+        return Task(objective, lambda examples, found: metrics.classification(examples.truth, found, classes))
     if c.objective == "item":
         return Task(Ranking(), lambda examples, found: answers.ranks(found))
     sizes = {"words": int(model_config.get("vocab_size", 0))}

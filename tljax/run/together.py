@@ -41,7 +41,8 @@ class Together:
 def _data(config: Config) -> str:
     """What the records and examples of a config depend on."""
     split: Any = config.data.split_seed if config.data.split_seed >= 0 else config.seed
-    drawn = config.seed if config.data.per_class or config.events.labelled < 1 else None  # by each run's own seed
+    shares = config.events.labelled, config.events.negatives
+    drawn = config.seed if config.data.per_class or min(shares) < 1 else None  # by each run's own seed
     return repr(
         (config.task, config.objective, config.data, config.events, config.pretrain, config.adapt, split, drawn)
     )

@@ -55,10 +55,13 @@ class Classification:
     Attributes:
       smoothing: mass taken from the true class.
       class_weights: (C,) factors on the answers of each class; None: all count alike.
+      shares: (C,), how much of each class is among the training examples, of all; probabilities are those
+        of all (Elkan 2001; Dal Pozzolo et al. 2015). None: all are.
     """
 
     smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    shares: tuple[float, ...] | None = None
 
     def weights(self, batch: Batch) -> jax.Array:
         if self.class_weights is None:
@@ -69,7 +72,10 @@ class Classification:
         return (cross_entropy(x["logits"], batch["labels"], self.smoothing) * batch["weights"]).sum()
 
     def outputs(self, x: Activations, batch: Batch) -> jax.Array:
-        return jax.nn.softmax(x["logits"], axis=-1)
+        logits = x["logits"]
+        if self.shares is not None:
+            logits -= jnp.expand_dims(jnp.log(jnp.asarray(self.shares, jnp.float32)), range(logits.ndim - 1))
+        return jax.nn.softmax(logits, axis=-1)
 
 
 CLASSIFICATION = Classification()
