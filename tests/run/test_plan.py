@@ -48,6 +48,12 @@ def test_what_is_divided(config):
     assert data.warnings == ()
 
 
+def test_all_micro_batches_are_counted(config):
+    once, in_four = (planned(config, transfer={"strategy": "full"}, optim={"accumulate": n}) for n in (1, 4))
+    assert once.flops_over_floor > 1
+    assert in_four.flops == pytest.approx(once.flops / once.flops_over_floor)
+
+
 @pytest.mark.parametrize("strategy", ["last_k", "lora"])
 def test_strategies(config, strategy):
     found = planned(config, transfer={"strategy": strategy, "k": 1}, device={"count": 4})

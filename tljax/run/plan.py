@@ -109,13 +109,14 @@ class Planner:
                         first.temp_bytes, cost.peak_bytes(gradient, update, now))  # fmt: skip
         chip = chips.of(self.layout.mesh.devices.flat[0])
         least = floor(self.network, plan, rows["inputs"]).total / self.layout.count
+        flops = cost.flops(gradient, least)
         accessed = first.bytes_accessed + cost.cost(update).bytes_accessed
         full = trees.nbytes(now.trainable)
         return Plan(
             self.kind, c.transfer.strategy, c.parallel, self.topology, chip.name, self.layout.count, batch,
             _shape(rows["inputs"]), trees.count(self.parameters), trees.count(now.trainable), memory, chip.memory,
-            first.flops, first.flops / least, accessed, sent,
-            chip.seconds(first.flops, accessed, sent, self.layout.count),
+            flops, flops / least, accessed, sent,
+            chip.seconds(flops, accessed, sent, self.layout.count),
             tuple(self._warnings(now, sent, full, memory, chip.memory)))  # fmt: skip
 
     def largest(self, first: Plan) -> Plan:

@@ -244,5 +244,5 @@ def _cost(backbone: Any, ready: Prepared, stepper: step.TrainStep, now: TrainSta
           programs: tuple[Any, Any] | None, layout: Layout) -> StepCost:  # fmt: skip
     gradient, update = programs or stepper.compile(now, [layout.abstract(batch, training=True)])[0]
     least = floor(backbone, ready.phase.plan, batch["inputs"], ready.start).total
-    flops = cost.cost(gradient).flops * layout.count  # a program is that of one device
+    flops = cost.flops(gradient, least / layout.count) * layout.count  # a program is that of one device
     return StepCost(flops, least, cost.peak_bytes(gradient, update, now))

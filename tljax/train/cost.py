@@ -54,6 +54,13 @@ def cost(program: jax.stages.Compiled) -> Cost:
     return Cost(float(found["flops"]), *sizes, float(found.get("bytes accessed", 0.0)))
 
 
+def flops(program: jax.stages.Compiled, least: float) -> float:
+    """FLOPs of a step on one device: as the compiler counts them, but at least those of its products, `least`
+    (transfer/floor.py): the body of a loop, over micro-batches or over blocks of a loss, it counts once.
+    """
+    return max(cost(program).flops, least)
+
+
 def peak_bytes(gradient: jax.stages.Compiled, update: jax.stages.Compiled, state: TrainState) -> int:
     """The most that a step takes on one device: parameters, gradients, moments, activations, as they stand at once."""
     frozen, moments = mesh.local_bytes(state.frozen), mesh.local_bytes(state.opt_state)
