@@ -18,8 +18,10 @@ WORKER = Path(__file__).with_name("worker.py")
 GRID = [(family, strategy, parallel, 1) for family in ("bert", "vit", "resnet")
         for strategy in ("full", "last_k", "feature_extraction", "bitfit", "lora")
         if (family, strategy) != ("resnet", "lora") for parallel in ("data", "fsdp")]  # fmt: skip
-FEW = {2: [("bert", "full", "data", 2), ("bert", "lora", "fsdp", 1), ("resnet", "full", "data", 1)],
-       4: [("bert", "last_k", "fsdp", 1), ("vit", "full", "data", 1), ("resnet", "last_k", "data", 1)]}  # fmt: skip
+FEW = {2: [("bert", "full", "data", 2), ("bert", "lora", "fsdp", 1), ("resnet", "full", "data", 1),
+           ("events-each", "full", "data", 1), ("dann", "full", "data", 1)],
+       4: [("bert", "last_k", "fsdp", 1), ("vit", "full", "data", 1), ("resnet", "last_k", "data", 1),
+           ("events-item", "last_k", "fsdp", 1)]}  # fmt: skip
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -3,31 +3,15 @@
 import csv
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pages
 import pytest
 import tiny
+from tiny_events import SHOPS, config, downstream
 
-import tljax
 from tljax import cli, trees
-from tljax.config import (
-    Config,
-    DataConfig,
-    DeviceConfig,
-    EventsConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    TransferConfig,
-)
 from tljax.errors import ConfigError
 from tljax.evaluate.predict import outputs
 from tljax.run import calibrate, inputs, ledgers, sequences, tasks
@@ -36,45 +20,6 @@ from tljax.train.step import make_eval_step
 from tljax.weights.load import load_pretrained
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
-# 64 wide: XLA unrolls the products of narrower networks and takes longer to compile them.
-NETWORK = {"model_type": "tljax_events", "n_embd": 64, "n_head": 2, "n_layer": 2, "n_inner": 64, "n_positions": 24,
-           "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.1}  # fmt: skip
-SHOPS = "abcde"
-
-
-def table(path: Path, cards: int = 40, events: int = 18, seed: int = 0) -> Path:
-    """Events whose shop follows the one before, mostly; a label is 1 where the shop before it was "a"."""
-    rng, rows = np.random.default_rng(seed), []
-    for card in range(cards):
-        shop, when = int(rng.integers(5)), float(rng.integers(0, 86400))
-        for _ in range(events):
-            before = shop
-            shop = (shop + 1) % 5 if rng.random() < 0.9 else int(rng.integers(5))
-            rows.append([f"c{card}", when, SHOPS[shop], round(float(rng.exponential(10)), 2), int(before == 0)])
-            when += float(rng.integers(3600, 90000))
-    return tiny.table(path, rows, ("card", "time", "shop", "amount", "label"))
-
-
-def config(root: Path, objective: str, **changes: Any) -> Config:
-    if not (root / "network").exists():
-        (root / "network").mkdir(parents=True)
-        (root / "network" / "config.json").write_text(json.dumps(NETWORK))
-        table(root / "events.csv")
-    file = root / "events.csv"
-    made = Config(
-        task="events",
-        objective=objective,
-        model=ModelConfig(ref=str(root / "network")),
-        data=DataConfig(train=f"{file}#:-6", validation=f"{file}#-6:-3", test=f"{file}#-3:", max_length=16,
-                        max_buckets=1),
-        events=EventsConfig(entity="card", time="time", fields=(("shop", "category"), ("amount", "number")),
-                            item="shop", foretold="shop", bins=8, context=8),
-        transfer=TransferConfig(strategy="scratch"),
-        optim=OptimConfig(learning_rate=5e-3, warmup_fraction=0.1),
-        train=TrainConfig(batch_size=10, eval_batch_size=16, epochs=10, log_every_steps=1, best_metric="loss"),
-        device=DeviceConfig(count=1),
-    )  # fmt: skip
-    return tiny.changed(made, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +30,6 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def pretrained(root) -> tiny.Run:
     return tiny.run(root, root / "pretrained", config(root, "next"))
-
-
-def downstream(root: Path, ref: Path, **changes: Any) -> Config:
-    made = config(root, "classes", model={"ref": str(ref)}, transfer={"strategy": "last_k", "k": 1},
-                  train={"epochs": 6, "best_metric": "average_precision"})  # fmt: skip
-    return tiny.changed(made, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -212,60 +151,6 @@ def test_a_second_start_changes_nothing(finetuned, tmp_path):
     result = train(finetuned.config, path, lambda text: None)
     assert result.scores.summary() == finetuned.result.scores.summary()
     assert (path / "model" / "model.safetensors").read_bytes() == before
-
-
-# A real process and a real SIGKILL, as in laws/test_resume.py; few events, so that it is soon over.
-TIMEOUT_S = 240.0
-
-
-def command(root: Path, workdir: Path) -> list[str]:
-    return [sys.executable, "-m", "tljax", "train", f"--config={root}/config.py", f"--workdir={workdir}"]
-
-
-def environment(root: Path) -> dict[str, str]:
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "OPENBLAS_NUM_THREADS": "1",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_COMPILATION_CACHE_DIR": str(root / "jax"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "TLJAX_CACHE": str(root / "cache"),
-            "PYTHONPATH": str(Path(tljax.__file__).parents[1])}  # fmt: skip
-
-
-def steps(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of the log, but for what the clock decides; a line that is being written is none."""
-    found = []
-    file = workdir / "metrics.jsonl"
-    for line in file.read_text(errors="replace").splitlines() if file.exists() else []:
-        try:
-            found.append({key: value for key, value in json.loads(line).items() if key != "examples_per_s"})
-        except ValueError:
-            continue
-    return found
-
-
-@pytest.mark.parametrize("name", ["scratch, next", "last_k, classes"])
-def test_killed_and_resumed_it_ends_bit_identical(root, pretrained, tmp_path, name):
-    short = {"epochs": 3, "save_every_steps": 2}
-    c = config(root, "next", train=short)
-    if name == "last_k, classes":
-        c = downstream(root, pretrained.path, train=short, model={"dropout": 0.2})
-    tiny.config_file(tmp_path / "config.py", c)
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    env, log = environment(root), open(tmp_path / "log", "ab")  # noqa: SIM115
-    with log:
-        options = {"env": env, "stdout": log, "stderr": log}
-        assert subprocess.run(command(tmp_path, alone), **options, timeout=TIMEOUT_S).returncode == 0
-        process, end = subprocess.Popen(command(tmp_path, killed), **options), time.monotonic() + TIMEOUT_S
-        while not any(line["kind"] == "train" and line["step"] >= 5 for line in steps(killed)):
-            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            assert time.monotonic() < end
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(TIMEOUT_S) == -signal.SIGKILL
-        assert not (killed / "model").exists()
-        assert subprocess.run(command(tmp_path, killed), **options, timeout=TIMEOUT_S).returncode == 0
-    assert "going on from step " in (tmp_path / "log").read_text()
-    assert steps(killed) == steps(alone)
-    weights = [(place / "model" / "model.safetensors").read_bytes() for place in (killed, alone)]
-    assert weights[0] == weights[1]
 
 
 def test_the_shipped_architecture_takes_these_events(root, tmp_path):
