@@ -86,6 +86,7 @@ LOW_AND_HIGH = [
     ("optim__beta1", (0, 0.9999), (-0.1, 1.0)),
     ("optim__beta2", (0, 0.99999), (-0.1, 1.0)),
     ("optim__clip_norm", (0, 1e9), (-1, 10**400)),
+    ("optim__ema", (0, 0.99999), (-0.1, 1)),
     ("optim__label_smoothing", (0, 0.9), (-0.1, 0.91)),
     ("optim__class_weights", ("none", "balanced"), ("sqrt",)),
     ("optim__accumulate", (1, 32), (0, 4097)),

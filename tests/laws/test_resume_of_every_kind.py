@@ -40,7 +40,7 @@ def hidden_words(root: Path) -> Config:
 
 
 def two_domains(root: Path) -> Config:
-    c = tiny.image_config(root, train={**SHORT, "batch_size": 4})
+    c = tiny.image_config(root, train={**SHORT, "batch_size": 4}, optim={"ema": 0.9})
     c.adapt = AdaptConfig(target=str(root / "unseen"), method="cdan", weight=0.3)
     return c
 

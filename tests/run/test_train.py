@@ -15,7 +15,7 @@ from tljax.data import sources
 from tljax.data.text import TextExamples
 from tljax.errors import DivergedError, WeightsError, WriteError
 from tljax.evaluate.predict import outputs
-from tljax.run import inputs, train, workdir
+from tljax.run import inputs, predict, train, workdir
 from tljax.train import checkpoint
 from tljax.train.step import TrainStep, make_eval_step
 from tljax.train.stretch import Stretch
@@ -272,3 +272,21 @@ def test_out_of_memory_says_what_to_lower(tmp_path, monkeypatch, text, kind, wor
     with pytest.raises(kind) as caught:
         train.train(tiny.text_config(tmp_path), tmp_path / "w", lambda text: None)
     assert words in str(caught.value)
+
+
+def test_the_running_mean_is_what_is_scored_and_exported(tmp_path):
+    """The same steps with and without it; the mean lies between the start and the end."""
+    plain, meant = (tiny.run(tmp_path, tmp_path / f"w{ema}", tiny.text_config(
+        tmp_path, optim={"ema": ema}, train={"epochs": 3})) for ema in (0.0, 0.95))  # fmt: skip
+    losses = [[line["loss"] for line in run.history("train")] for run in (plain, meant)]
+    assert losses[0] == losses[1]
+    start, end, mean = (trees.flatten(load_pretrained(str(path), labels=tuple(tiny.KEYWORDS)).params)
+                        for path in (tmp_path / "bert", plain.path, meant.path))  # fmt: skip
+    moved = [path for path in end if path in start and path.startswith("bert/") and (start[path] != end[path]).any()]
+    assert moved
+    whole, part = (np.concatenate([np.asarray(other[path] - start[path]).reshape(-1) for path in moved])
+                   for other in (end, mean))  # fmt: skip
+    assert 0.1 < float(part @ whole / (whole @ whole)) < 0.99
+    again = predict.evaluate(meant.path)[0]
+    assert again.loss == pytest.approx(meant.result.scores.loss, rel=1e-4)
+    assert abs(again.loss - plain.result.scores.loss) > 1e-3

@@ -154,6 +154,31 @@ def test_decay_is_decoupled_and_spares_biases():
     close(updates_of(config, gradients=still), expected, rtol=1e-6)
 
 
+def test_the_running_mean_follows_the_parameters_and_changes_none():
+    decay, count = 0.6, 12
+    config, params = OptimConfig(**{**PLAIN, "ema": decay}), {path: jnp.array(leaf) for path, leaf in tree().items()}
+    plain = dict(params)
+    rule, other = optim.make(config, PLAN, 100), optim.make(OptimConfig(**PLAIN), PLAN, 100)
+    state, without = rule.init(params), other.init(plain)
+    mean = {path: np.asarray(leaf, np.float64) for path, leaf in params.items()}
+    assert optim.mean_of(without) == {}
+    for t in range(count):
+        gradients = {path: jnp.full_like(leaf, (-1.0) ** t * (t + 1)) for path, leaf in params.items()}
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = rule.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, without = other.update(gradients, without, plain)
+        plain = optax.apply_updates(plain, updates)
+        kept = min(decay, (1 + t) / (10 + t))
+        mean = {path: kept * old + (1 - kept) * np.asarray(params[path]) for path, old in mean.items()}
+    found = optim.mean_of(state)
+    for path, leaf in params.items():
+        np.testing.assert_array_equal(leaf, plain[path])
+        np.testing.assert_allclose(found[path], mean[path], rtol=1e-5, atol=1e-6)
+        assert (np.asarray(found[path]) != np.asarray(leaf)).any()
+
+
 def test_l2sp_pulls_the_body_to_its_start_and_the_head_to_zero():
     rule = optim.make(OptimConfig(**{**PLAIN, "weight_decay": 0.9}), PLAN, 10, l2sp=0.5)
     start = tree()

@@ -127,6 +127,8 @@ class OptimConfig:
     beta1: float = setting(0.9, "first moment (adamw, lion); momentum (sgd)", check=number(0, 0.9999))
     beta2: float = setting(0.999, "second moment (adamw, lion)", check=number(0, 0.99999))
     clip_norm: float = setting(1.0, "global norm of the trainable gradients; 0: no clipping", check=number(0))
+    ema: float = setting(0.0, "decay of a running mean of what trains, which is what is scored and exported; 0: none",
+                         check=number(0, 0.99999))  # fmt: skip
     label_smoothing: float = setting(0.0, "mass taken from the true class", check=number(0, 0.9))
     class_weights: str = setting("none", "loss weights of classes; balanced: n / (classes * n_class)",
                                  check=one_of("none", "balanced"))  # fmt: skip

@@ -52,8 +52,11 @@ class Conv(nn.Module):
             product = functools.partial(jax.lax.platform_dependent, cpu=shifts, default=grouped)
         elif self.groups == self.dilation == 1 and self.size <= LARGEST:
             sums = functools.partial(places.summed, stride=self.stride, padding=tuple(map(tuple, padding)))
-            either = functools.partial(jax.lax.platform_dependent, cpu=sums, default=grouped)
-            product = lambda *operands: remat.product(either(*operands))  # noqa: E731 - one more partial
+
+            def either(x: jax.Array, kernel: jax.Array) -> jax.Array:
+                return remat.product(jax.lax.platform_dependent(x, kernel, cpu=sums, default=grouped))
+
+            product = either
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)) if self.use_bias else None
         return kernels.apply(x, kernel, bias, product)
 

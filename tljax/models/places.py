@@ -86,7 +86,7 @@ def own(x: jax.Array, kernel: jax.Array, stride: int, padding: Any) -> jax.Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def pooled(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """With a gradient by comparing: XLA's own takes 10 times as long on CPUs (32 x 112 x 112 x 64)."""
+    """The largest of each window, with a gradient by comparing: XLA's own takes 2 to 5 times as long on CPUs."""
     return own_pool(x, size, stride)
 
 

@@ -121,7 +121,7 @@ class Training:
 
     def params(self, now: TrainState) -> trees.Flat:
         """What has trained, and the rest in its own precision and not the compute dtype."""
-        return trees.flatten(self.model.params) | now.settled | now.trainable | now.batch_stats
+        return trees.flatten(self.model.params) | now.settled | state.learned(now) | now.batch_stats
 
     def cost(self) -> StepCost | None:
         """What a step costs in the phase that takes the most memory; None where nothing was compiled."""

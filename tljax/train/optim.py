@@ -97,6 +97,35 @@ def decay_towards_start(rate: float, to_zero: Callable[[str], bool]) -> optax.Gr
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
+class MeanState(NamedTuple):
+    count: jax.Array
+    mean: trees.Flat
+
+
+def running_mean(decay: float) -> optax.GradientTransformation:
+    """Changes no update, and keeps the exponential moving average of the parameters after it (Polyak & Juditsky 1992).
+
+    The decay of step t, from 0, is at most (1 + t) / (10 + t), or the average would stay near the start for the first
+    1 / (1 - decay) steps.
+    """
+
+    def init(params: trees.Flat) -> MeanState:
+        return MeanState(jnp.zeros((), jnp.int32), {k: jnp.array(v) for k, v in params.items()})
+
+    def update(updates: Any, state: MeanState, params: Any = None) -> tuple[Any, MeanState]:
+        t = state.count.astype(jnp.float32)
+        kept = jnp.minimum(decay, (1 + t) / (10 + t))
+        mean = {k: old + (1 - kept) * (params[k] + updates[k] - old) for k, old in state.mean.items()}
+        return updates, MeanState(state.count + 1, mean)
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+def mean_of(opt_state: Any) -> trees.Flat:
+    """The running mean that an optimizer's state holds; empty where it holds none."""
+    return next((part.mean for part in opt_state if isinstance(part, MeanState)), {})
+
+
 def make(c: OptimConfig, plan: FreezePlan, rate: int | optax.Schedule, l2sp: float = 0.0,
          since: Mapping[str, int] | None = None) -> optax.GradientTransformationExtraArgs:  # fmt: skip
     """The update rule for a flat dict of trainable parameters.
@@ -130,6 +159,7 @@ def make(c: OptimConfig, plan: FreezePlan, rate: int | optax.Schedule, l2sp: flo
         else optax.add_decayed_weights(c.weight_decay, mask=decays),
         optax.stateless(scale_groups),
         optax.scale_by_learning_rate(schedule(c, rate) if isinstance(rate, int) else rate),
+        *([running_mean(c.ema)] if c.ema else []),
     )
 
 

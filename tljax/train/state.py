@@ -75,6 +75,11 @@ def next_phase(before: TrainState, params: Mapping[str, Any], plan: freeze.Freez
                                settled=ended)  # fmt: skip
 
 
+def learned(state: TrainState) -> trees.Flat:
+    """What has trained, as it is scored and exported: its running mean, where the optimizer keeps one."""
+    return state.trainable | optim.mean_of(state.opt_state)
+
+
 def params_of(state: TrainState) -> trees.Tree:
     """The whole nested parameter dict: `split` undone."""
-    return trees.unflatten(trees.join(state.trainable, state.frozen, state.batch_stats))
+    return trees.unflatten(trees.join(learned(state), state.frozen, state.batch_stats))
