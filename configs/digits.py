@@ -2,8 +2,8 @@
 
 python launch.py --config=configs/digits.py --workdir=runs/digits_cdan
 
-The other way: --config.train.epochs=10 --config.data.train=runs/digits/usps.npz#x_train,y_train --config.data.per_class=0
---config.data.test=runs/digits/mnist.npz#x_test,y_test --config.adapt.target=runs/digits/mnist.npz#x_train
+The other way: --config.data.train=runs/digits/usps.npz#x_train,y_train --config.data.per_class=0
+--config.train.epochs=10 --config.data.test=runs/digits/mnist.npz#x_test,y_test --config.adapt.target=runs/digits/mnist.npz#x_train
 
 The digits are put into two .npz files by
 
@@ -14,8 +14,8 @@ network is a small ResNet, configs/models/digits, from random values.
 
 Accuracy on USPS's 2,007 test digits, mean of seeds 0, 1 and 2 (smallest to largest), float32 on CPU, 5 epochs:
 CDAN 0.962 (0.959 to 0.966), source only (--config.adapt.target= --config.adapt.method=none) 0.943 (0.940 to 0.947). The
-other way, on 3,000 of MNIST, 10 epochs: CDAN 0.932 (0.930 to 0.935), source only 0.452 (0.372 to 0.572). More methods in
-the README.
+other way, on 3,000 of MNIST, 10 epochs: CDAN 0.932 (0.930 to 0.935), source only 0.452 (0.372 to 0.572). The README has
+more methods.
 """
 
 import os
