@@ -3,7 +3,8 @@
 python launch.py --config=configs/digits.py --workdir=runs/digits_cdan
 
 The other way: --config.data.train=runs/digits/usps.npz#x_train,y_train --config.data.per_class=0
---config.train.epochs=10 --config.data.test=runs/digits/mnist.npz#x_test,y_test --config.adapt.target=runs/digits/mnist.npz#x_train
+--config.data.test=runs/digits/mnist.npz#x_test,y_test --config.adapt.target=runs/digits/mnist.npz#x_train
+--config.train.epochs=10
 
 The digits are put into two .npz files by
 
