@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from tljax import models, trees
 from tljax.models.backbone import Backbone
-from tljax.train.step import cross_entropy
+from tljax.train.objectives import cross_entropy
 
 RESULTS = Path(__file__).parent / "results" / "scan_layers.jsonl"
 BERT = {"model_type": "bert", "vocab_size": 30522}  # the rest is BERT-base's
