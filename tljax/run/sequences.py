@@ -89,7 +89,7 @@ def predict(path: Path, c: Config, source: str, output: Path) -> int:
     if c.objective == "item":
         rows = _items(c, model, own)
     else:
-        learned = ledgers.examples(tables.train, model.config, c, True)
+        learned = inputs.make_examples(tables.train, model, c, tables.classes, True)
         objective = tasks.of(c, model.config, tables.classes, learned).objective
         rows = _classes(c, model, own, objective, calibrator.kept(path))
     partial = output.with_name(f".{output.name}.partial")

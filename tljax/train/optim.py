@@ -98,7 +98,7 @@ def decay_towards_start(rate: float, to_zero: Callable[[str], bool]) -> optax.Gr
 
 
 class MeanState(NamedTuple):
-    count: jax.Array
+    steps: jax.Array
     mean: trees.Flat
 
 
@@ -113,10 +113,10 @@ def running_mean(decay: float) -> optax.GradientTransformation:
         return MeanState(jnp.zeros((), jnp.int32), {k: jnp.array(v) for k, v in params.items()})
 
     def update(updates: Any, state: MeanState, params: Any = None) -> tuple[Any, MeanState]:
-        t = state.count.astype(jnp.float32)
+        t = state.steps.astype(jnp.float32)
         kept = jnp.minimum(decay, (1 + t) / (10 + t))
         mean = {k: old + (1 - kept) * (params[k] + updates[k] - old) for k, old in state.mean.items()}
-        return updates, MeanState(state.count + 1, mean)
+        return updates, MeanState(state.steps + 1, mean)
 
     return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
