@@ -163,9 +163,9 @@ def evaluate(path: Path, source: str = "", say: Callable[[str], None] = print) -
     records = sources.read_records(source, config.data, config.task)
     _tell_bad(records, say)
     answer = _calibrated(path, answering(model, config))
+    labels_n = np.asarray(sources.label_ids(records, model.labels), np.int32)
     with progress.bar("evaluating", len(records)) as bar:
         probs_nC = answer(records, bar.update)
-    labels_n = np.asarray(sources.label_ids(records, model.labels), np.int32)
     scores = metrics.classification(labels_n, probs_nC, model.labels)
     return dataclasses.replace(scores, more=calibrator.scored(labels_n, probs_nC)), source
 
