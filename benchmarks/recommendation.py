@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = ROOT / "runs" / "recommendation", ROOT / "benchmarks" / "results" / "recommendation.jsonl"
 BLOCK = 512  # users scored at a time
 STRATEGIES: dict[str, dict[str, Any]] = {
-    "pretrained, as it is": {"train.epochs": 1, "optim.learning_rate": 1e-9},
+    "pretrained, as it is": {"transfer.strategy": "full", "train.epochs": 1, "optim.learning_rate": 1e-9},
     "pretrained, head": {"transfer.strategy": "feature_extraction", "transfer.head_factor": 10.0},
     "pretrained, last_1": {"transfer.strategy": "last_k", "transfer.k": 1},
     "pretrained, full": {"transfer.strategy": "full"},

@@ -6,6 +6,13 @@ The set is github.com/kang205/SASRec's Video.txt (Apache-2.0): 287,107 events of
 TLJAX_TESTDATA names the folder that holds sasrec_video/Video.txt.gz. Of each user the last item is the test, the one
 before it chooses the model, the others are learned from; every item is ranked, not a sample of them. The loss is the
 full softmax over all items (Klenitskiy & Vasilev 2023), not SASRec's with one item drawn for each.
+
+NDCG@10 and HR@10 on the 30,983 test items that follow others, seed 0, float32 on CPU, 18 minutes on 2 cores:
+
+  from random values (this file)                                    0.0445  0.0854
+  the nearest neighbours of the user's items                        0.0387  0.0749
+  the same, what the user has had already left out                  0.0454  0.0860
+  the most popular items                                            0.0121  0.0210
 """
 
 import os
@@ -27,6 +34,6 @@ def get_config() -> Config:
         ),
         events=EventsConfig(entity="user", columns="user|item", fields=(("item", "category"),), item="item", context=8),
         transfer=TransferConfig(strategy="scratch"),
-        optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
-        train=TrainConfig(batch_size=128, eval_batch_size=256, epochs=12, best_metric="ndcg_10"),
+        optim=OptimConfig(learning_rate=1.5e-3, schedule="cosine"),
+        train=TrainConfig(batch_size=32, eval_batch_size=256, epochs=16, best_metric="ndcg_10"),
     )
